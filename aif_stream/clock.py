@@ -1,0 +1,40 @@
+"""Two clocks: wall time for stamps that leave the process, monotonic time for durations."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def now_ms() -> int:
+    """Wall time in milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_s() -> float:
+    """Seconds on a clock that never goes back; only differences mean anything."""
+    return time.monotonic()
+
+
+def elapsed_ms(since_s: float) -> float:
+    """Milliseconds since a ``monotonic_s`` reading."""
+    return (time.monotonic() - since_s) * 1000.0
+
+
+def to_rfc3339(ms: int) -> str:
+    """``1700000000123`` -> ``2023-11-14T22:13:20.123Z`` (the form of CloudEvents' ``time``)."""
+    seconds, rest = divmod(ms, 1000)
+    stamp = datetime.fromtimestamp(seconds, UTC)
+    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def from_rfc3339(text: str) -> int:
+    """The reverse of ``to_rfc3339``; any RFC 3339 offset is accepted.
+
+    Raises ``ValueError`` when the text is no time or carries no offset.
+    """
+    stamp = datetime.fromisoformat(text)
+    if stamp.tzinfo is None:
+        raise ValueError(f"no time zone in {text!r}")
+    whole = int(stamp.replace(microsecond=0).timestamp())
+    return whole * 1000 + stamp.microsecond // 1000

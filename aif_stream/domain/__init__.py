@@ -1,0 +1,1 @@
+"""The words of the system: frozen data and pure rules. No I/O, no torch."""

@@ -1,0 +1,62 @@
+"""CloudEvents 1.0, binary mode over Kafka: the attributes are ``ce_*`` headers, the value is the data.
+
+Source: CloudEvents Kafka protocol binding 1.0, §3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from aif_stream.clock import from_rfc3339, to_rfc3339
+from aif_stream.errors import BadEvent
+
+Headers = Sequence[tuple[str, bytes]]
+JSON: Final = "application/json"
+BINARY: Final = "application/octet-stream"
+
+
+class Envelope(NamedTuple):
+    """What the headers say. ``extensions`` are the ``ce_*`` attributes beyond the required ones."""
+
+    type: str
+    id: str
+    source: str
+    time_ms: int
+    extensions: dict[str, str]
+
+
+def to_headers(envelope: Envelope, content_type: str = JSON) -> list[tuple[str, bytes]]:
+    """Headers in a fixed order, ready for a producer."""
+    pairs = [
+        ("ce_specversion", "1.0"),
+        ("ce_type", envelope.type),
+        ("ce_id", envelope.id),
+        ("ce_source", envelope.source),
+        ("ce_time", to_rfc3339(envelope.time_ms)),
+        *((f"ce_{name}", value) for name, value in envelope.extensions.items()),
+        ("content-type", content_type),
+    ]
+    return [(name, value.encode()) for name, value in pairs]
+
+
+def from_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """Read the attributes back. Raises ``BadEvent`` naming the header that is missing or wrong."""
+    found = {name.lower(): value for name, value in headers if name.lower().startswith("ce_")}
+    if found.get("ce_specversion") != b"1.0":
+        raise BadEvent("envelope", "CloudEvents 1.0 is expected", field="ce_specversion")
+    try:
+        text = {name.removeprefix("ce_"): value.decode() for name, value in found.items()}
+        time_ms = from_rfc3339(text["time"])
+        envelope = Envelope(text["type"], text["id"], text["source"], time_ms, {})
+    except KeyError as error:
+        raise BadEvent("envelope", "header is missing", field=f"ce_{error.args[0]}") from None
+    except UnicodeDecodeError:
+        raise BadEvent("envelope", "headers must be UTF-8", field="ce_*") from None
+    except (ValueError, OverflowError):
+        raise BadEvent("envelope", "not an RFC 3339 time", field="ce_time") from None
+    if time_ms < 0:
+        raise BadEvent("envelope", "before 1970", field="ce_time")
+    required = {"specversion", "type", "id", "source", "time"}
+    envelope.extensions.update({name: value for name, value in text.items() if name not in required})
+    return envelope

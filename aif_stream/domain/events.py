@@ -1,0 +1,173 @@
+"""The events of the source topics: types, decoding, and the rules that make one usable.
+
+The types are msgspec structs, so that one declaration gives validation, JSON Schema and mypy's view.
+What travels is the producer's own JSON: unknown fields survive because the value's bytes are stored,
+never the decoded struct. Event time travels in the ``ce_time`` header alone (domain/envelope.py);
+``event_time_ms`` in a value is what a line of ``aif publish`` may carry and wins when it is there.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from aif_stream.domain.ids import MAX_ID_CHARS, Key, canonical_id, key_of
+from aif_stream.errors import BadEvent, BadInput
+
+Id = (
+    Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="canonical decimals are 64-bit keys")]
+    | Annotated[int, Meta(ge=0, description="the same id as its decimal string")]
+)
+Text = Annotated[str, Meta(max_length=1024)]
+Attribute = Text | int | float | Annotated[list[Text], Meta(max_length=256)]
+Attributes = dict[Text, Attribute]
+TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="ms since the epoch, UTC")]
+
+# An event time later than its append time by more than this is a dead letter: a producer whose clock runs
+# ahead would otherwise freeze the item until real time catches up (design, invariant 2).
+MAX_AHEAD_MS: Final = 5 * 60 * 1000
+
+
+class EventType(StrEnum):
+    """Value of the ``ce_type`` header."""
+
+    ITEM_UPSERTED = "aif.item.upserted"
+    ITEM_REMOVED = "aif.item.removed"
+    USER_UPSERTED = "aif.user.upserted"
+    BEHAVIOR = "aif.behavior.recorded"
+
+
+class BehaviorKind(StrEnum):
+    """What a user did with an item, weakest first."""
+
+    EXPOSURE = "exposure"
+    CLICK = "click"
+    FAVOURITE = "favourite"
+    CART = "cart"
+    BUY = "buy"
+
+    @property
+    def code(self) -> int:
+        """0 … 4, the number that a stored history carries."""
+        return _KIND_CODES[self]
+
+
+_KIND_CODES: Final[dict[BehaviorKind, int]] = {kind: code for code, kind in enumerate(BehaviorKind)}
+
+
+class ItemUpserted(msgspec.Struct, frozen=True, kw_only=True):
+    """The full feature state of one item (not a patch)."""
+
+    item_id: Id
+    category: Id
+    attributes: Attributes = {}
+    content_vector: list[float] | None = None
+    event_time_ms: TimeMs | None = None
+
+    @property
+    def key(self) -> Key:
+        return key_of(canonical_id(self.item_id, "item_id"))
+
+    def content(self) -> NDArray[np.float32] | None:
+        """The content vector, f32 (V), or None. Raises ``BadEvent`` when a number is not finite in f32."""
+        if self.content_vector is None:
+            return None
+        with np.errstate(over="ignore"):
+            vector = np.asarray(self.content_vector, dtype=np.float32)
+        if not np.isfinite(vector).all():
+            raise BadEvent("not-finite", "numbers must be finite in 32 bits", field="content_vector")
+        return vector
+
+
+class UserUpserted(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's profile attributes (the full state)."""
+
+    user_id: Id
+    attributes: Attributes
+    event_time_ms: TimeMs | None = None
+
+    @property
+    def key(self) -> Key:
+        return key_of(canonical_id(self.user_id, "user_id"))
+
+
+class Behavior(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a user did with an item."""
+
+    user_id: Id
+    item_id: Id
+    kind: BehaviorKind
+    event_time_ms: TimeMs | None = None
+
+    @property
+    def user_key(self) -> Key:
+        return key_of(canonical_id(self.user_id, "user_id"))
+
+    @property
+    def item_key(self) -> Key:
+        return key_of(canonical_id(self.item_id, "item_id"))
+
+
+_T = TypeVar("_T")
+
+_ITEM = msgspec.json.Decoder(ItemUpserted)
+_USER = msgspec.json.Decoder(UserUpserted)
+_BEHAVIOR = msgspec.json.Decoder(Behavior)
+
+
+def decode_item(value: bytes) -> ItemUpserted:
+    """JSON bytes -> item. Raises ``BadEvent`` with the field's path; the numbers are finite."""
+    item = _decode(_ITEM, value)
+    item.content()
+    return item
+
+
+def decode_user(value: bytes) -> UserUpserted:
+    """JSON bytes -> user. Raises ``BadEvent`` with the field's path."""
+    return _decode(_USER, value)
+
+
+def decode_behavior(value: bytes) -> Behavior:
+    """JSON bytes -> behavior. Raises ``BadEvent`` with the field's path."""
+    return _decode(_BEHAVIOR, value)
+
+
+def check_event_time(event_time_ms: int, append_time_ms: int, max_ahead_ms: int = MAX_AHEAD_MS) -> None:
+    """Raise ``BadEvent`` ("future") when the event claims to be later than its append time allows."""
+    ahead_ms = event_time_ms - append_time_ms
+    if ahead_ms > max_ahead_ms:
+        raise BadEvent(
+            "future",
+            f"is {ahead_ms / 1000:.0f} s ahead of the broker's clock",
+            field="event_time_ms",
+            mend="set the producer's clock, then redrive",
+        )
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], value: bytes) -> _T:
+    try:
+        return decoder.decode(value)
+    except msgspec.ValidationError as error:
+        problem, field = _split_path(str(error))
+        raise BadEvent("invalid", problem, field=field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEvent("unreadable", f"not JSON: {error}") from None
+
+
+def _split_path(message: str) -> tuple[str, str]:
+    """msgspec's "Expected `int`, got `str` - at `$.a.b`" -> ("Expected `int`, got `str`", "a.b")."""
+    problem, _, path = message.partition(" - at `")
+    field = path.removesuffix("`").removeprefix("$").removeprefix(".").replace("`key` in $.", "")
+    if "missing required field" in problem:
+        field = ".".join(part for part in (field, problem.rsplit("`", 2)[1]) if part)
+    return problem, field
+
+
+def bad_input_reason(error: BadInput) -> str:
+    """The short label under which a rejected record is counted."""
+    return error.reason if isinstance(error, BadEvent) else "invalid"

@@ -1,0 +1,92 @@
+"""A rank request and its answer, as they cross the HTTP edge (contract: ``POST /v1/rank``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from aif_stream.domain.events import Id
+from aif_stream.domain.ids import canonical_id
+from aif_stream.errors import BadInput
+
+
+class RankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks. Limits beyond the types are settings, checked by the server."""
+
+    user_id: Id
+    k: Annotated[int, Meta(ge=1)] = 100
+    candidates: list[Id] | None = None
+    deadline_ms: Annotated[float, Meta(gt=0)] | None = None
+    explain: bool | int = False
+    model_version: str | None = None
+    context: dict[str, Any] = {}
+
+    @property
+    def user(self) -> str:
+        return canonical_id(self.user_id, "user_id")
+
+
+class RankedItem(msgspec.Struct, frozen=True):
+    item_id: str
+    score: float
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """Candidates named (distinct), scored, of those recomputed from features, and missing."""
+
+    candidates: int
+    scored: int
+    recomputed: int
+    missing: int
+
+
+class AgeMs(msgspec.Struct, frozen=True):
+    p50: float
+    max: float
+
+
+class Freshness(msgspec.Struct, frozen=True):
+    """Ages of the rows used (now − compute time) and how many the age policy marked stale."""
+
+    age_ms: AgeMs
+    stale: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Milliseconds by stage; ``overlap_saved`` = user + retrieval − the time both took together."""
+
+    user: float
+    retrieval: float
+    join: float
+    score: float
+    total: float
+    overlap_saved: float
+
+
+class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+    model_version: str
+    items: list[RankedItem]
+    coverage: Coverage
+    freshness: Freshness
+    degraded: list[str]
+    timings_ms: Timings
+
+
+_REQUEST = msgspec.json.Decoder(RankRequest)
+
+
+def decode_request(body: bytes) -> RankRequest:
+    """Raises ``BadInput`` with the field's path."""
+    try:
+        return _REQUEST.decode(body)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `")
+        field = path.removesuffix("`").removeprefix("$").removeprefix(".")
+        if not field and "missing required field" in problem:
+            field = problem.rsplit("`", 2)[1]
+        raise BadInput(problem, field=field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"the body is not JSON: {error}") from None

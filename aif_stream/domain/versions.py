@@ -1,0 +1,100 @@
+"""Model versions as ``aif.model-updates`` tells them: full records, folded in offset order.
+
+The topic is compacted by version, so only the last record of each version is sure to be there. Which
+version is active must survive that: activations are numbered, and one counts only when its number is
+higher than the last that counted. Of two activations that raced for one number, the first in the log wins.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from aif_stream.errors import BadEvent, VersionError
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class VersionState(StrEnum):
+    PUBLISHED = "published"
+    REBUILDING = "rebuilding"
+    READY = "ready"
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of the topic. ``artefact`` is a directory path that every role can read."""
+
+    version: str
+    state: VersionState
+    artefact: str
+    manifest_sha256: str
+    created_ms: int
+    activation: int = 0
+    replaces: str | None = None
+    note: str = ""
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+_DECODER = msgspec.json.Decoder(VersionRecord)
+
+
+def decode_version(value: bytes) -> VersionRecord:
+    """Raises ``BadEvent`` when the value is no version record."""
+    try:
+        record = _DECODER.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadEvent("unreadable", f"not a version record: {error}") from None
+    check_version_name(record.version)
+    return record
+
+
+def check_version_name(name: str) -> str:
+    """A version names Redis keys, files and label values: letters, digits, ``. _ -``, at most 64."""
+    if not _NAME.fullmatch(name):
+        raise VersionError(f"{name!r:.80} is no version name", mend="use letters, digits and . _ - (64 at most)")
+    return name
+
+
+@dataclass(slots=True)
+class VersionBook:
+    """The fold: what every process believes after reading the topic up to some offset."""
+
+    records: dict[str, VersionRecord] = field(default_factory=dict)
+    active: str | None = None
+    activation: int = 0
+
+    def apply(self, record: VersionRecord) -> bool:
+        """Take one record, in offset order; True when the active version changed by it."""
+        self.records[record.version] = record
+        if record.state is VersionState.RETIRED and record.version == self.active:
+            self.active = None
+            return True
+        if record.state is VersionState.ACTIVE and record.activation > self.activation:
+            changed = self.active != record.version
+            self.active, self.activation = record.version, record.activation
+            return changed
+        return False
+
+    def live(self) -> list[VersionRecord]:
+        """Versions whose rows are kept up to date: all but the retired, oldest first."""
+        return sorted(
+            (r for r in self.records.values() if r.state is not VersionState.RETIRED),
+            key=lambda r: (r.created_ms, r.version),
+        )
+
+    def state_of(self, version: str) -> VersionState:
+        """A version once activated and since replaced is ready (for a rollback), whatever its record says."""
+        record = self.records.get(version)
+        if record is None:
+            raise VersionError(f"version {version} is unknown", mend="aif model list")
+        if record.state is VersionState.ACTIVE and version != self.active:
+            return VersionState.READY
+        return record.state

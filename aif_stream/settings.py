@@ -1,0 +1,191 @@
+"""Settings: the only reader of the environment. Read once, frozen, checked; a wrong value stops the start.
+
+Order: built-in default < ``$AIF_HOME/run.toml`` (written by ``aif up``) < ``--config FILE`` < ``AIF_…``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args, get_type_hints
+from urllib.parse import urlsplit, urlunsplit
+
+from aif_stream.errors import SettingsError
+
+PREFIX: Final = "AIF_"
+MASK: Final = "********"
+JoinMode = Literal["mirror", "redis"]
+AgePolicy = Literal["serve", "mark", "recompute", "drop"]
+
+
+def _setting(default: Any, help: str, *, secret: bool = False, low: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "secret": secret, "low": low})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting of every role. The variable of ``kafka_bootstrap`` is ``AIF_KAFKA_BOOTSTRAP``."""
+
+    home: Path = _setting(Path("~/.aif_stream"), "where run.toml, models and caches live")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("INFO", "log level")
+
+    kafka_bootstrap: str = _setting("127.0.0.1:9092", "brokers, host:port[,host:port]")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting("PLAINTEXT", "protocol")
+    kafka_ca_file: str = _setting("", "CA certificates (PEM) for SSL")
+    kafka_cert_file: str = _setting("", "client certificate (PEM) for mutual TLS")
+    kafka_key_file: str = _setting("", "client key (PEM) for mutual TLS")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting("SCRAM-SHA-512", "SASL")
+    kafka_username: str = _setting("", "SASL user")
+    kafka_password: str = _setting("", "SASL password", secret=True)
+    topic_prefix: str = _setting("", "put before every topic and group name (several systems on one broker)")
+    topics_dir: Path = _setting(Path(), "topic contracts; empty: those that ship with the package")
+    compression: Literal["none", "lz4", "zstd"] = _setting("lz4", "of produced batches")
+
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "the N2O index (rediss:// for TLS)", secret=True)
+    redis_cluster: bool = _setting(False, "speak Redis Cluster")
+    redis_timeout_s: float = _setting(5.0, "deadline of one Redis round trip", low=0.01)
+    index_buckets: int = _setting(1024, "buckets of the index; fixed per deployment", low=1)
+    tombstone_keep_h: float = _setting(24 * 14, "hours a removed item's order is remembered", low=0.001)
+    history_long: int = _setting(10_000, "history entries kept per user", low=1)
+    history_short: int = _setting(100, "newest entries that self-attention reads", low=1)
+
+    batch_events: int = _setting(512, "events per nearline micro-batch at most", low=1)
+    batch_wait_ms: int = _setting(20, "how long a poll waits for events when idle", low=1)
+    worker_id: str = _setting("", "name in logs and marks; empty: host-pid")
+    max_ahead_ms: int = _setting(300_000, "an event later than append time + this is a dead letter", low=0)
+    rebuild_rate: int = _setting(0, "rows/s of a rebuild per worker; 0: as fast as live lag allows", low=0)
+    rebuild_yield_lag_ms: int = _setting(200, "a rebuild waits while live events are older than this", low=1)
+
+    host: str = _setting("127.0.0.1", "address that HTTP servers bind")
+    serve_port: int = _setting(8080, "port of aif serve", low=0)
+    retrieval_port: int = _setting(8081, "port of aif retrieval", low=0)
+    metrics_port: int = _setting(8082, "port of /metrics of roles without HTTP; 0: a free one", low=0)
+    serve_url: str = _setting("", "where CLI verbs find aif serve; empty: host and port above")
+    retrieval_urls: str = _setting("http://127.0.0.1:8081", "retrieval upstreams, comma-separated")
+    retrieval_channels: str = _setting("neighbours,category,popular", "channels asked by serve")
+    retrieval_k: int = _setting(10_000, "candidates wanted from all channels together", low=1)
+    retrieval_budget_ms: float = _setting(80.0, "deadline of one retrieval channel", low=1)
+    retrieval_latency_ms: float = _setting(0.0, "aif retrieval answers no sooner (experiments)", low=0)
+    join: JoinMode = _setting("mirror", "mirror: rows in memory; redis: one batched read per request")
+    mirror_memory_mb: int = _setting(8192, "a mirror that would pass this stops the start", low=1)
+    deadline_ms: float = _setting(150.0, "deadline of a rank request that names none", low=1)
+    max_deadline_ms: float = _setting(2000.0, "the longest deadline a request may name", low=1)
+    max_body_bytes: int = _setting(2 * 1024 * 1024, "larger request bodies are answered 413", low=1024)
+    max_k: int = _setting(1000, "largest k", low=1)
+    max_candidates: int = _setting(20_000, "most candidates a request may name", low=1)
+    age_limit_s: float = _setting(0.0, "rows older than this fall under age_policy; 0: no limit", low=0)
+    age_policy: AgePolicy = _setting("mark", "what happens to rows beyond age_limit_s")
+    recompute_max: int = _setting(256, "missing rows recomputed per request at most", low=0)
+    user_cache_s: float = _setting(0.0, "user sides are reused this long; 0: never", low=0)
+    executor_threads: int = _setting(2, "threads for user side and scoring", low=1)
+
+    models_dir: Path = _setting(Path(), "artefacts of published versions; empty: $AIF_HOME/models")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", self.home.expanduser())
+        if self.models_dir == Path():
+            object.__setattr__(self, "models_dir", self.home / "models")
+        if not self.serve_url:
+            object.__setattr__(self, "serve_url", f"http://{self.host}:{self.serve_port}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One line of ``aif config show``; ``value`` is masked when the setting is a secret."""
+
+    name: str
+    value: str
+    origin: str
+    help: str
+
+
+def variable(name: str) -> str:
+    """``kafka_bootstrap`` -> ``AIF_KAFKA_BOOTSTRAP``."""
+    return PREFIX + name.upper()
+
+
+def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> tuple[Settings, list[Origin]]:
+    """Read all sources. Raises ``SettingsError`` naming the variable (or file and key) that is wrong."""
+    env = os.environ if environ is None else environ
+    hints = get_type_hints(Settings)
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    home = Path(env.get("AIF_HOME", "~/.aif_stream")).expanduser()
+    if (home / "run.toml").is_file():
+        layers.append((str(home / "run.toml"), _read_toml(home / "run.toml", hints)))
+    if config is not None:
+        layers.append((str(config), _read_toml(config, hints)))
+    layers.append(("environment", {n: env[variable(n)] for n in hints if variable(n) in env}))
+
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for name, raw in layer.items():
+            where = variable(name) if origin == "environment" else f"{name} in {origin}"
+            values[name] = _parse(hints[name], raw, where)
+            origins[name] = origin
+    for spec in fields(Settings):
+        low = spec.metadata["low"]
+        if low is not None and spec.name in values and values[spec.name] < low:
+            raise SettingsError(f"{variable(spec.name)}={values[spec.name]} is below {low:g}")
+    settings = Settings(**values)
+    return settings, [_origin(settings, spec, origins) for spec in fields(Settings)]
+
+
+def _origin(settings: Settings, spec: Any, origins: Mapping[str, str]) -> Origin:
+    value = str(getattr(settings, spec.name))
+    if spec.metadata["secret"] and value:
+        value = _mask(value)
+    return Origin(spec.name, value, origins.get(spec.name, "default"), spec.metadata["help"])
+
+
+def _mask(value: str) -> str:
+    """A URL keeps its address and loses its password; anything else is hidden whole."""
+    parts = urlsplit(value)
+    if not parts.hostname:
+        return MASK
+    if parts.password is None:
+        return value
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{MASK}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _read_toml(path: Path, hints: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    for name in data:
+        if name not in hints:
+            raise SettingsError(f"{path}: unknown setting {name!r}", mend="aif config show lists them")
+    return data
+
+
+def _parse(kind: Any, raw: Any, where: str) -> Any:
+    choices = get_args(kind)
+    if choices:
+        if raw not in choices:
+            raise SettingsError(f"{where}={raw!r} is none of {', '.join(choices)}")
+        return raw
+    text = str(raw)
+    try:
+        return _PARSERS[kind](text)
+    except ValueError:
+        raise SettingsError(f"{where}={text!r} is no {cast(type, kind).__name__}") from None
+
+
+def _bool(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError(text)
+    return known[text.lower()]
+
+
+_PARSERS: Final[dict[Any, Callable[[str], Any]]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: _bool,
+    Path: lambda text: Path(text).expanduser(),
+}

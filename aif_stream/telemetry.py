@@ -1,0 +1,84 @@
+"""Logs and metrics: one line per batch or request, and the ``aif_*`` series of the contract.
+
+Metrics are declared here, once, so that every role names them alike; a role only touches those it owns.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Age and lag: from a millisecond (one hop on loopback) to a day (a worker that was away).
+_LAG_BUCKETS_S = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.35, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86400.0),
+)
+_STAGE_BUCKETS_S = (
+    *(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02),
+    *(0.025, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0),
+)
+
+FRESHNESS_LAG = Histogram(
+    "aif_freshness_lag_seconds",
+    "Event time until the event is visible at a stage (redis, mirror, probe)",
+    ["stage"],
+    buckets=_LAG_BUCKETS_S,
+)
+WATERMARK_AGE = Gauge(
+    "aif_watermark_age_seconds", "Everything appended before now minus this is in Redis", ["partition"]
+)
+CONSUMER_LAG = Gauge("aif_consumer_lag_records", "Records not yet processed", ["group", "topic", "partition"])
+SERVED_AGE = Histogram("aif_served_age_seconds", "Median row age per answer", buckets=_LAG_BUCKETS_S)
+RANK_SECONDS = Histogram("aif_rank_seconds", "Rank request by stage", ["stage"], buckets=_STAGE_BUCKETS_S)
+OVERLAP_SAVED = Histogram(
+    "aif_overlap_saved_seconds", "User-side time hidden behind retrieval", buckets=_STAGE_BUCKETS_S
+)
+RANK_DEGRADED = Counter("aif_rank_degraded_total", "Answers that fell short, by reason", ["reason"])
+RANK_REQUESTS = Counter("aif_rank_requests_total", "Rank requests by HTTP status", ["status"])
+ROWS_WRITTEN = Counter("aif_rows_written_total", "N2O rows acknowledged by Redis", ["lane"])
+ROWS_REJECTED_OLDER = Counter("aif_rows_rejected_older_total", "Events older than the stored one")
+EVENTS_CONSUMED = Counter("aif_events_consumed_total", "Records taken from Kafka", ["lane"])
+EVENTS_SKIPPED = Counter("aif_events_skipped_total", "Records that change nothing, by reason", ["lane", "reason"])
+RECORDS_LOST = Counter("aif_records_lost_total", "Records that the broker dropped unread", ["topic"])
+DEAD_LETTERS = Counter("aif_dead_letters_total", "Records put aside", ["reason"])
+HISTORY_DROPPED = Counter("aif_history_entries_dropped_total", "History entries beyond the bound")
+MIRROR_ROWS = Gauge("aif_mirror_rows", "Rows in this server's mirror", ["version"])
+MODEL_VERSION = Gauge("aif_model_version_info", "1 for the version that answers", ["version"])
+REBUILD_PROGRESS = Gauge("aif_rebuild_progress_ratio", "Share of buckets rebuilt", ["version"])
+ROWS_INVALID = Counter("aif_rows_invalid_total", "Rows marked invalid: features unusable for a version", ["version"])
+
+
+class KeyValueFormatter(logging.Formatter):
+    """``12:00:00.123 INFO nearline batch.written items=512 ms=9.1``: event first, then key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
+        line = f"{stamp} {record.levelname} {record.name.removeprefix('aif_stream.')} {record.getMessage()}"
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Send the process's log to stderr in one form; stdout is for data. Called by the CLI only."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(KeyValueFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These two speak at INFO about every rebalance and every request; ours say it better.
+    for noisy in ("aiokafka", "kafka", "faust", "mode", "asyncio"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+def kv(event: str, **fields: Any) -> str:
+    """One log line: ``kv("batch.written", items=3)`` -> ``batch.written items=3``."""
+    return " ".join((event, *(f"{name}={_plain(value)}" for name, value in fields.items())))
+
+
+def _plain(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f'"{text}"' if " " in text else text
