@@ -1,0 +1,43 @@
+# Everything a newcomer needs. `make` alone lists the targets.
+SHELL := bash
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test check format lock schemas bench drill clean
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## .venv with the locked packages and this package
+	@scripts/setup
+
+demo: setup ## the whole system with live traffic; Ctrl-C stops all of it
+	@exec $(BIN)/aif up --demo
+
+test: setup ## all tests; those on real Kafka run when Java 17 and Maven are there
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the sources in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: setup ## topics/schemas, topics/asyncapi.yaml from the event types
+	$(BIN)/python -m aif_stream.bus.schemas
+
+bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (about 15 minutes)
+	benchmarks/run
+
+drill: setup ## kill -9, rebalance, outages on real Kafka → experiments/results/*.json (about 40 minutes)
+	$(BIN)/python -m drills
+
+lock: setup ## requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-emit-index-url \
+		--python-version 3.11 --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
+
+clean: ## remove what was built; caches outside the repository stay
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis aif_stream/kernels/*.so
