@@ -40,6 +40,7 @@ class Settings:
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting("SCRAM-SHA-512", "SASL")
     kafka_username: str = _setting("", "SASL user")
     kafka_password: str = _setting("", "SASL password", secret=True)
+    kafka_session_timeout_ms: int = _setting(10_000, "a silent group member is given up after this", low=1000)
     topic_prefix: str = _setting("", "put before every topic and group name (several systems on one broker)")
     topics_dir: Path = _setting(Path(), "topic contracts; empty: those that ship with the package")
     compression: Literal["none", "lz4", "zstd"] = _setting("lz4", "of produced batches")
