@@ -1,0 +1,66 @@
+"""The roles as child processes of ``aif up``, watched: the first one that ends takes the whole stack down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+
+from aif_stream.embedded.process import ServerProcess
+from aif_stream.errors import AifError
+
+# A role imports torch (2-4 s on a busy machine) and may read an index back; a start beyond this is stuck.
+START_DEADLINE_S = 180.0
+STOP_DEADLINE_S = 20.0
+_WATCH_S = 0.5
+
+
+class Roles:
+    """Starts ``aif <role>`` processes that share one environment; logs go to ``directory/<role>.log``."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._environ = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
+        self._running: list[ServerProcess] = []
+
+    def start(self, role: str) -> ServerProcess:
+        """Spawn one role and return at once."""
+        process = ServerProcess(
+            f"aif {role}",
+            [sys.executable, "-m", "aif_stream", role],
+            directory=self._directory,
+            log=self._directory / f"{role}.log",
+            environ=self._environ,
+        )
+        process.spawn()
+        self._running.append(process)
+        return process
+
+    async def watch(self) -> None:
+        """Return never while every role lives; raises ``AifError`` naming the role that ended and its log."""
+        while True:
+            for process in self._running:
+                if not process.running:
+                    raise AifError(f"{process.name} ended by itself", mend=f"read {process.log}")
+            await asyncio.sleep(_WATCH_S)
+
+    async def stop(self) -> None:
+        """SIGTERM in the reverse order of the starts, all at once; each drains and commits."""
+        await asyncio.gather(*(process.stop(STOP_DEADLINE_S) for process in reversed(self._running)))
+
+
+async def until_ready(session: aiohttp.ClientSession, url: str, process: ServerProcess) -> None:
+    """Wait for ``GET {url}/readyz`` to answer 200; raises ``EmbeddedError`` with the log's end otherwise."""
+
+    async def ready() -> bool:
+        try:
+            async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as reply:
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    await process.wait_ready(ready, START_DEADLINE_S)
