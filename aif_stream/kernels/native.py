@@ -1,0 +1,118 @@
+"""Finds the C library of this room (built by setup.py, optional) and says which level can run."""
+
+import ctypes
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.telemetry import kv
+
+_ABI = 1  # tiers.c says the same; raised when a C signature changes
+
+_pointer = ctypes.c_void_p
+_i64 = ctypes.c_int64
+_u64 = ctypes.c_uint64
+_int = ctypes.c_int
+
+_log = logging.getLogger(__name__)
+
+
+class Level(IntEnum):
+    """The ways a kernel can run, slowest first. Kernels without vector code of their own (slots,
+    gather) run the same C at every level from PORTABLE up."""
+
+    NUMPY = -1
+    PORTABLE = 0
+    AVX2 = 1
+    AVX512 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the
+    GIL for each call."""
+
+    level: Level
+    slots_lookup: Callable[..., object]
+    slots_assign: Callable[..., int]
+    slots_remove: Callable[..., object]
+    slots_rebuild: Callable[..., object]
+    tiers: Callable[..., object]
+    gather: Callable[..., int]
+
+
+@functools.cache
+def library() -> Native | None:
+    """The loaded C library, or None (with one log line) where it was not built or is older than
+    this file. Loaded at the first use, never at import."""
+    folder = Path(__file__).parent
+    files = [folder / f"_native{suffix}" for suffix in EXTENSION_SUFFIXES]
+    path = next((file for file in files if file.exists()), None)
+    if path is None:
+        _log.warning(kv("kernels.on_numpy", reason="not built", mend="install with a C compiler present"))
+        return None
+    try:
+        return _bind(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as error:
+        _log.warning(kv("kernels.on_numpy", reason=str(error), file=path.name, mend="build it again"))
+        return None
+
+
+def best_level() -> Level:
+    """The fastest level of this machine and build."""
+    loaded = library()
+    return Level.NUMPY if loaded is None else loaded.level
+
+
+def choose(level: Level | None) -> tuple[Native | None, Level]:
+    """The library and the level to run: the best for None; a forced one must be available
+    (ValueError). Level.NUMPY gives no library."""
+    loaded = library()
+    best = Level.NUMPY if loaded is None else loaded.level
+    if level is None:
+        return loaded, best
+    if level > best:
+        raise ValueError(f"kernel level {level.name} asked for, this machine has {best.name}")
+    return (None if level is Level.NUMPY else loaded), level
+
+
+def address(array: NDArray[np.generic]) -> int:
+    """The address of an array's first byte; the caller keeps the array alive."""
+    return int(array.ctypes.data)
+
+
+def _bind(lib: ctypes.CDLL) -> Native:
+    abi = lib.aif_abi()
+    if abi != _ABI:
+        raise OSError(f"library has interface {abi}, expected {_ABI}")
+
+    def function(name: str, result: type[ctypes.c_int64] | None, *arguments: type) -> Callable[..., int]:
+        found = getattr(lib, name)
+        found.restype, found.argtypes = result, arguments
+        bound: Callable[..., int] = found
+        return bound
+
+    return Native(
+        level=Level(lib.aif_level()),
+        slots_lookup=function("aif_slots_lookup", None, _pointer, _u64, _pointer, _i64, _pointer),
+        slots_assign=function(
+            "aif_slots_assign",
+            _i64,
+            *(_pointer, _u64, _i64, _pointer, _pointer, _i64, _pointer, _pointer),
+        ),
+        slots_remove=function("aif_slots_remove", None, _pointer, _u64, _pointer, _i64, _pointer, _pointer),
+        slots_rebuild=function("aif_slots_rebuild", None, _pointer, _u64, _pointer, _u64),
+        tiers=function(
+            "aif_tiers",
+            None,
+            *(_int, _pointer, _i64, _i64, _int, _pointer, _i64, _pointer, _int, _pointer, _i64),
+        ),
+        gather=function("aif_gather", _i64, _pointer, _i64, _i64, _pointer, _i64, _pointer),
+    )
