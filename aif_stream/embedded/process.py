@@ -1,0 +1,188 @@
+"""Child processes that serve on loopback: free ports, a log file each, a deadline for everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from aif_stream.errors import EmbeddedError
+
+LOOPBACK = "127.0.0.1"
+_POLL_S = 0.02  # how often a starting server is asked; a start takes 0.05 s (Redis) to 5 s (Kafka)
+_KILL_DEADLINE_S = 10.0  # after SIGKILL only the kernel is waited for
+_TAIL_LINES = 15
+_TAIL_BYTES = 16_384
+
+
+class PortTaken(EmbeddedError):
+    """Somebody took the port between its choice and the server's bind; another port may work."""
+
+
+class ServerProcess:
+    """One server as a child process, started and ended any number of times; its output is appended to ``log``.
+
+    It runs in a session of its own: Ctrl-C in the terminal reaches only the owner, which then stops it in order.
+    ``environ`` is the child's whole environment; None: the owner's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        directory: Path,
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._environ = environ
+        self.log = log
+        self._command = [str(part) for part in command]
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Raises EmbeddedError when the server is not running."""
+        if self._process is None or not self.running:
+            raise EmbeddedError(f"{self.name} is not running", mend="start it first")
+        return self._process.pid
+
+    def spawn(self) -> None:
+        """Starts the child and returns at once. Raises EmbeddedError when it runs already or cannot be executed."""
+        if self.running:
+            raise EmbeddedError(f"{self.name} runs already", mend="stop or kill it first")
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    cwd=self._directory,
+                    env=self._environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EmbeddedError(f"{self.name}: {self._command[0]} cannot be started: {error}") from error
+
+    async def wait_ready(self, ready: Callable[[], Awaitable[bool]], deadline_s: float) -> None:
+        """Asks ``ready`` (which must not raise) until it says True.
+
+        Raises PortTaken or EmbeddedError, with the log's last lines, when the child ends or the deadline passes;
+        the child is dead then. A cancellation kills it too.
+        """
+        try:
+            end_s = time.monotonic() + deadline_s
+            while not await ready():
+                if not self.running:
+                    raise self._failure("ended before it was ready")
+                if time.monotonic() > end_s:
+                    raise self._failure(f"was not ready after {deadline_s:.0f} s")
+                await asyncio.sleep(_POLL_S)
+        except BaseException:
+            await self.kill9()
+            raise
+
+    async def kill9(self) -> None:
+        """SIGKILL to the child and to whatever it forked; returns when it is gone."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.wait, _KILL_DEADLINE_S)
+
+    async def stop(self, deadline_s: float) -> None:
+        """SIGTERM, then SIGKILL when the child is still there after ``deadline_s``, or when this wait is cancelled."""
+        if self._process is None or not self.running:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, deadline_s)
+        except subprocess.TimeoutExpired:
+            await self.kill9()
+        except BaseException:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            raise
+
+    def _failure(self, what: str) -> EmbeddedError:
+        tail = self._tail()
+        kind = PortTaken if "address already in use" in tail.lower() else EmbeddedError
+        mend = "choose another port" if kind is PortTaken else "read the whole log"
+        return kind(f"{self.name} {what}; its log {self.log} ends with:\n{tail}\n", mend=mend)
+
+    def _tail(self) -> str:
+        """The last lines that this start wrote."""
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 on which nobody listens now (somebody may before the caller does: PortTaken)."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+async def exchange(port: int, request: bytes, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> bytes | None:
+    """One request and its reply on a fresh loopback connection; None when nothing sensible comes within a second."""
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            try:
+                writer.write(request)
+                return await read(reader)
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+        return None
+
+
+async def run_tool(command: Sequence[str | Path], *, directory: Path, deadline_s: float, mend: str) -> str:
+    """Runs a command to its end and gives its output (stdout and stderr).
+
+    Raises EmbeddedError with the last lines when it fails, cannot be started or needs longer than ``deadline_s``.
+    """
+    words = [str(part) for part in command]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *words,
+            cwd=directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    except OSError as error:
+        raise EmbeddedError(f"{words[0]} cannot be started: {error}", mend=mend) from error
+    try:
+        output, _ = await asyncio.wait_for(child.communicate(), deadline_s)
+    except TimeoutError:
+        raise EmbeddedError(f"{words[0]} was not done after {deadline_s:.0f} s", mend=mend) from None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    text = output.decode(errors="replace")
+    if child.returncode != 0:
+        tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
+        raise EmbeddedError(f"{words[0]} ended with {child.returncode}:\n{tail}\n", mend=mend)
+    return text
