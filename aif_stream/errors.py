@@ -6,6 +6,7 @@ AifError                     what happened, where, and the next step
 │   └── BadEvent             … in an event: adds the dead-letter reason
 ├── TopicError               the broker's topics do not fit the contract
 ├── PublishError             an event could not be handed to Kafka
+├── BusUnavailable           Kafka does not answer
 ├── IndexUnavailable         Redis does not answer
 ├── IndexRefused             the store refused a write or a read
 │   └── VersionMissing       the store lists versions that this worker has not loaded
@@ -63,6 +64,10 @@ class TopicError(AifError):
 
 class PublishError(AifError):
     """Kafka did not acknowledge an event."""
+
+
+class BusUnavailable(AifError):
+    """Kafka does not answer; callers back off and do not commit."""
 
 
 class IndexUnavailable(AifError):

@@ -1,0 +1,210 @@
+"""The one way to write to Kafka: idempotent, acks=all, compressed, no timestamps of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from aif_stream.bus.connection import describe, kafka_errors, kafka_kwargs, require_topics
+from aif_stream.bus.topics import contracts_dir, load_topics, topic_name
+from aif_stream.errors import PublishError
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[str, bytes]]
+
+# Per partition. Larger batches compress better and cost fewer requests; 256 KiB is a quarter of the smallest
+# max.message.bytes of the contracts, so that only a single record can ever be refused as too large.
+BATCH_BYTES: Final = 256 * 1024
+# Guards nothing but memory: whether a record fits is decided per topic (``TopicSpec.max_record_bytes``).
+_MAX_REQUEST_BYTES: Final = 128 * 1024 * 1024
+# Varints and lengths of one record, and of one header.
+_RECORD_OVERHEAD_BYTES: Final = 32
+_HEADER_OVERHEAD_BYTES: Final = 8
+CLOSE_DEADLINE_S: Final = 30.0
+
+
+class RecordPosition(NamedTuple):
+    """Where an acknowledged record lies. ``topic`` is the base name."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Ack:
+    """The acknowledgement of one record: ``await ack`` gives its ``RecordPosition``.
+
+    It has no deadline of its own: an idempotent producer repeats a batch until the broker takes it, so a caller
+    who must not wait that long puts a timeout around it. Raises ``PublishError`` when the broker refused.
+    """
+
+    __slots__ = ("_future", "_producer", "_topic")
+
+    def __init__(self, producer: Producer, topic: str, future: asyncio.Future[Any]) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, RecordPosition]:
+        try:
+            # Shielded: a caller's timeout must not cancel the future that the sender will set.
+            found = yield from asyncio.shield(self._future).__await__()
+        except KafkaError as error:
+            raise self._producer.refused(self._topic, error) from error
+        return RecordPosition(self._topic, found.partition, found.offset)
+
+    def done(self) -> bool:
+        """True when awaiting it returns (or raises) at once."""
+        return self._future.done()
+
+
+class Producer:
+    """``async with Producer(settings, "nearline") as producer: ack = await producer.send(…); await ack``.
+
+    Within one producer, records of one key keep their order and none is written twice by a retry. ``topics``
+    named here are checked at the start (``TopicError`` when one is missing).
+    """
+
+    def __init__(self, settings: Settings, client_id: str, *, linger_ms: int = 0, topics: Sequence[str] = ()) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._linger_ms = linger_ms
+        self._topics = tuple(topics)
+        self._limits = {name: spec.max_record_bytes for name, spec in load_topics(contracts_dir(settings)).items()}
+        self._inner: AIOKafkaProducer | None = None
+        self._broken = False
+        self._reopening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await require_topics(self._settings, self._topics)
+        self._inner = await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            await _close(inner, CLOSE_DEADLINE_S)
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, *, partition: int | None = None
+    ) -> Ack:
+        """Queue one record; returns when it is queued (waits while its partition's buffer is full: back-pressure).
+
+        Keys are placed by murmur2 as Java does; without a key and ``partition``, anywhere. Raises ``PublishError``
+        when the record is larger than the topic's contract, or cannot be queued because Kafka stays away.
+        """
+        inner = self._inner
+        if inner is None or self._broken:
+            inner = await self._reopen()
+        self.check_size(topic, key, value, headers)
+        try:
+            future = await inner.send(topic_name(self._settings, topic), value, key, partition, None, headers)
+        except KafkaError as error:
+            raise self.refused(topic, error) from error
+        return Ack(self, topic, future)
+
+    async def flush(self, timeout_s: float = 60.0) -> None:
+        """Return when every queued record is acknowledged or refused (ask the acks which).
+
+        Raises ``PublishError`` when the broker does not answer in time; the records stay queued.
+        """
+        if self._inner is None:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._inner.flush()
+        except TimeoutError:
+            raise PublishError(
+                f"Kafka at {self._settings.kafka_bootstrap} acknowledged nothing for {timeout_s:g} s",
+                mend="records stay queued; check the brokers",
+            ) from None
+
+    async def partitions_of(self, topic: str) -> int:
+        """How many partitions the topic has now. Raises ``BusUnavailable``."""
+        inner = self._inner or await self._reopen()
+        with kafka_errors(self._settings, f"reading partitions of {topic}"):
+            return len(await inner.partitions_for(topic_name(self._settings, topic)))
+
+    def check_size(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """Raise ``PublishError`` when a record is beyond the topic's contract, whatever compression would do."""
+        limit = self._limits.get(topic)
+        if limit is None or value is None or len(value) < limit // 2:
+            return
+        size = record_bytes(key, value, headers)
+        if size > limit:
+            raise PublishError(
+                f"a record of {size} bytes is too large for {topic}, which takes {limit}",
+                mend="make it smaller, or raise max.message.bytes in the topic's contract and apply it",
+            )
+
+    def refused(self, topic: str, error: KafkaError) -> PublishError:
+        """The error for the caller; a refusal for good makes the next ``send`` begin with a new producer.
+
+        A batch that was refused has used up its sequence numbers: the broker then answers all later ones of that
+        producer with OutOfOrderSequenceNumber, for ever (Java's client starts a new epoch, aiokafka does not).
+        """
+        if not error.retriable:
+            self._broken = True
+        return PublishError(
+            f"Kafka at {self._settings.kafka_bootstrap} did not take a record for {topic}: {describe(error)}",
+            mend="publish it again; nothing after it is lost",
+        )
+
+    async def _open(self) -> AIOKafkaProducer:
+        inner = AIOKafkaProducer(
+            client_id=self._client_id,
+            enable_idempotence=True,
+            acks="all",
+            compression_type=None if self._settings.compression == "none" else self._settings.compression,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=_MAX_REQUEST_BYTES,
+            linger_ms=self._linger_ms,
+            **kafka_kwargs(self._settings),
+        )
+        try:
+            with kafka_errors(self._settings, "opening a producer"):
+                await inner.start()
+        except BaseException:
+            await inner.stop()
+            raise
+        return inner
+
+    async def _reopen(self) -> AIOKafkaProducer:
+        async with self._reopening:
+            if self._inner is None:
+                raise PublishError("the producer is closed", mend="use it inside its `async with`")
+            if self._broken:
+                log.warning(kv("producer.reopened", client=self._client_id))
+                await _close(self._inner, CLOSE_DEADLINE_S)
+                self._inner = await self._open()
+                self._broken = False
+            return self._inner
+
+
+def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes of a record before compression, counted from above."""
+    size = _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
+    return size + sum(_HEADER_OVERHEAD_BYTES + len(name) + len(data) for name, data in headers)
+
+
+async def _close(inner: AIOKafkaProducer, deadline_s: float) -> None:
+    """Flush and close; past the deadline close without the flush (queued records fail with ``PublishError``)."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            await inner.stop()
+    except TimeoutError:
+        log.warning(kv("producer.closed_unflushed", deadline_s=deadline_s))
+        # stop() was cancelled in its flush and will not run again: end its two parts ourselves.
+        await inner._sender.close()
+        await inner.client.close()
