@@ -136,6 +136,30 @@ class Producer:
         with kafka_errors(self._settings, f"reading partitions of {topic}"):
             return len(await inner.partitions_for(topic_name(self._settings, topic)))
 
+    async def create_batch(self) -> Any:
+        """An empty batch for ``submit`` (bus/bulk.py); full at ``BATCH_BYTES``."""
+        inner = self._inner
+        if inner is None or self._broken:
+            inner = await self._reopen()
+        return inner.create_batch()
+
+    async def submit(self, topic: str, partition: int, batch: Any) -> asyncio.Future[Any]:
+        """Queue a batch; waits while another of that partition is queued. The future is its acknowledgement.
+
+        Raises ``PublishError`` when it cannot be queued because Kafka stays away.
+        """
+        inner = self._inner
+        if inner is None or self._broken:
+            inner = await self._reopen()
+        batch.close()
+        try:
+            future: asyncio.Future[Any] = await inner.send_batch(
+                batch, topic_name(self._settings, topic), partition=partition
+            )
+        except KafkaError as error:
+            raise self.refused(topic, error) from error
+        return future
+
     def check_size(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """Raise ``PublishError`` when a record is beyond the topic's contract, whatever compression would do."""
         limit = self._limits.get(topic)

@@ -1,0 +1,77 @@
+"""Dead letters: a record that cannot be used is put aside whole, with where and why, before its offset is committed."""
+
+from __future__ import annotations
+
+import logging
+
+from aif_stream.bus.consumer import Record
+from aif_stream.bus.producer import Headers, Producer, RecordPosition
+from aif_stream.bus.topics import DEAD_LETTERS, contracts_dir, load_topics
+from aif_stream.errors import PublishError
+from aif_stream.settings import Settings
+from aif_stream.telemetry import DEAD_LETTERS as COUNTER
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+# A problem names a field and quotes some of it; more would be the record again.
+_MAX_PROBLEM_BYTES = 2_048
+
+
+class DeadLetters:
+    """Writes to ``aif.dead-letters`` through a producer that the caller owns."""
+
+    def __init__(self, settings: Settings, producer: Producer) -> None:
+        self._producer = producer
+        self._limit = load_topics(contracts_dir(settings))[DEAD_LETTERS].max_record_bytes
+
+    async def put(self, record: Record, *, reason: str, problem: str, attempts: int = 1) -> RecordPosition:
+        """Put one record aside; returns when Kafka has acknowledged it, so that the caller may commit.
+
+        Key, value and headers stay as they are; ``aif_*`` headers are added (topics/aif.dead-letters.toml). A record
+        that is too large even for the dead-letter topic is cut (``aif_truncated``): whole it is still at its
+        position in the source. Repeatable: a second put makes a second letter. Raises ``PublishError``.
+        """
+        headers = dead_letter_headers(record, reason=reason, problem=problem, attempts=attempts)
+        value = record.value if record.value is not None else b""
+        try:
+            position = await (await self._producer.send(DEAD_LETTERS, record.key, value, headers))
+        except PublishError:
+            room = self._room(record, headers)
+            if len(value) <= room:
+                raise
+            cut = [*headers, ("aif_truncated", b"%d" % len(value))]
+            position = await (await self._producer.send(DEAD_LETTERS, record.key, value[:room], cut))
+        COUNTER.labels(reason=reason).inc()
+        log.warning(
+            kv(
+                "dead_letter",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=reason,
+                problem=problem,
+                letter=position.offset,
+            )
+        )
+        return position
+
+    def _room(self, record: Record, headers: Headers) -> int:
+        used = len(record.key or b"") + sum(len(name) + len(data) + 8 for name, data in headers)
+        return max(0, self._limit - used - 128)
+
+
+def dead_letter_headers(record: Record, *, reason: str, problem: str, attempts: int) -> list[tuple[str, bytes]]:
+    """The record's own headers, then the ``aif_*`` ones."""
+    where: list[tuple[str, str]] = [
+        ("aif_topic", record.topic),
+        ("aif_partition", str(record.partition)),
+        ("aif_offset", str(record.offset)),
+        ("aif_timestamp", str(record.timestamp)),
+        ("aif_reason", reason),
+        ("aif_attempts", str(attempts)),
+    ]
+    if record.value is None:
+        where.append(("aif_null_value", "1"))
+    text = problem.encode("utf-8", "replace")[:_MAX_PROBLEM_BYTES]
+    return [*record.headers, *((name, value.encode()) for name, value in where), ("aif_problem", text)]

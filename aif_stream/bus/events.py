@@ -1,0 +1,132 @@
+"""Records of the source topics → events: the envelope's headers and the value, as one checked thing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from aif_stream.bus.consumer import Record
+from aif_stream.domain.envelope import JSON, Envelope, from_headers, to_headers
+from aif_stream.domain.events import (
+    MAX_AHEAD_MS,
+    Behavior,
+    EventType,
+    ItemUpserted,
+    UserUpserted,
+    check_event_time,
+    decode_behavior,
+    decode_item,
+    decode_user,
+)
+from aif_stream.domain.ids import Key, canonical_id, key_of
+from aif_stream.domain.order import Order
+from aif_stream.errors import BadEvent, BadInput
+
+
+class ItemEvent(NamedTuple):
+    """One state of an item. ``item`` and ``payload`` (the value's bytes as they came) are None for a removal."""
+
+    key: Key
+    id_text: str
+    order: Order
+    item: ItemUpserted | None
+    payload: bytes | None
+
+
+class UserEvent(NamedTuple):
+    """One profile of a user; ``user`` and ``payload`` are None when the profile is to be forgotten."""
+
+    key: Key
+    id_text: str
+    order: Order
+    user: UserUpserted | None
+    payload: bytes | None
+
+
+class BehaviorEvent(NamedTuple):
+    """One behavior with its event time."""
+
+    user_key: Key
+    item_key: Key
+    event_time_ms: int
+    offset: int
+    behavior: Behavior
+
+
+def item_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> ItemEvent:
+    """A record of ``aif.item-updates``. Raises ``BadEvent`` with the reason and the field.
+
+    A null value is a removal; it may come without headers (then its event time is its append time).
+    """
+    if record.value is None:
+        text = _key_text(record)
+        time_ms = _removal_time(record, EventType.ITEM_REMOVED, max_ahead_ms)
+        return ItemEvent(key_of(text), text, Order(time_ms, record.offset), None, None)
+    time_ms = _event_time(record, EventType.ITEM_UPSERTED, max_ahead_ms)
+    item = decode_item(record.value)
+    text = _same_id(record, item.item_id, "item_id")
+    return ItemEvent(key_of(text), text, Order(time_ms, record.offset), item, record.value)
+
+
+def user_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> UserEvent:
+    """A record of ``aif.user-updates``. Raises ``BadEvent``. A null value forgets the profile."""
+    if record.value is None:
+        text = _key_text(record)
+        time_ms = _removal_time(record, EventType.USER_UPSERTED, max_ahead_ms)
+        return UserEvent(key_of(text), text, Order(time_ms, record.offset), None, None)
+    time_ms = _event_time(record, EventType.USER_UPSERTED, max_ahead_ms)
+    user = decode_user(record.value)
+    text = _same_id(record, user.user_id, "user_id")
+    return UserEvent(key_of(text), text, Order(time_ms, record.offset), user, record.value)
+
+
+def behavior_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> BehaviorEvent:
+    """A record of ``aif.behaviors``. Raises ``BadEvent``."""
+    if record.value is None:
+        raise BadEvent("empty", "a behavior has a value")
+    time_ms = _event_time(record, EventType.BEHAVIOR, max_ahead_ms)
+    behavior = decode_behavior(record.value)
+    user = _same_id(record, behavior.user_id, "user_id")
+    item_key = key_of(_canonical(behavior.item_id, "item_id"))
+    return BehaviorEvent(key_of(user), item_key, time_ms, record.offset, behavior)
+
+
+def event_headers(kind: EventType, event_id: str, source: str, event_time_ms: int) -> list[tuple[str, bytes]]:
+    """The headers of a record of a source topic, CloudEvents binary mode."""
+    return to_headers(Envelope(kind.value, event_id, source, event_time_ms, {}), JSON)
+
+
+def _event_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:
+    envelope = from_headers(record.headers)
+    if envelope.type != expected.value:
+        raise BadEvent("unknown-type", f"{envelope.type:.80} is not {expected.value}", field="ce_type")
+    check_event_time(envelope.time_ms, record.timestamp, max_ahead_ms)
+    return envelope.time_ms
+
+
+def _removal_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:
+    if not any(name.lower().startswith("ce_") for name, _ in record.headers):
+        return max(0, record.timestamp)  # a bare tombstone, from a tool that knows only Kafka
+    return _event_time(record, expected, max_ahead_ms)
+
+
+def _key_text(record: Record) -> str:
+    try:
+        text = (record.key or b"").decode()
+    except UnicodeDecodeError:
+        raise BadEvent("key", "the record's key is not UTF-8", field="key") from None
+    return _canonical(text, "key")
+
+
+def _same_id(record: Record, value: str | int, field: str) -> str:
+    """The id of the value, which is the record's key: else it lies in a partition where its order means nothing."""
+    text = _canonical(value, field)
+    if record.key != text.encode("utf-8", "surrogatepass"):
+        raise BadEvent("key", f"the record's key {record.key!r:.80} is not its {field}", field="key")
+    return text
+
+
+def _canonical(value: str | int, field: str) -> str:
+    try:
+        return canonical_id(value, field)
+    except BadInput as error:
+        raise BadEvent("invalid", error.problem, field=error.field) from None
