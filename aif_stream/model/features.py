@@ -1,0 +1,254 @@
+"""Events → arrays: what the towers read. numpy only; the same code serves training, nearline and the request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.domain.events import Attribute, ItemUpserted
+from aif_stream.domain.ids import keys_of
+from aif_stream.domain.row import NO_CATEGORY
+from aif_stream.model.config import Field, ModelConfig
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+# Odd multipliers of the two id hashes (golden ratio and its neighbour in splitmix64): two rows that
+# collide under one of them are told apart by the other.
+_MIX: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
+_CLIP: Final = 5.0  # standardised numbers beyond five deviations say no more than "extreme"
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """One ``labels`` field of N rows: ``flat`` tokens, row n has flat[offsets[n]:offsets[n + 1]]."""
+
+    flat: I64
+    offsets: I64
+
+    def take(self, rows: I64) -> Sets:
+        """The field of some rows, in their order."""
+        starts = self.offsets[rows]
+        counts = self.offsets[rows + 1] - starts
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        return Sets(self.flat[np.repeat(starts, counts) + within], offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Encoded attributes: one token per ``label`` field (N, n), the sets, and standardised numbers (N, m)."""
+
+    labels: I64
+    sets: tuple[Sets, ...]
+    numbers: F32
+
+    def take(self, rows: I64) -> Attributes:
+        return Attributes(self.labels[rows], tuple(s.take(rows) for s in self.sets), self.numbers[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFeatures:
+    """Encoded items (N). ``content`` is zero where ``has_content`` is not; ``usable``: this version can use it."""
+
+    ids: I64  # (N, 2) rows of the id table
+    attributes: Attributes  # labels[:, 0] is the category
+    content: F32  # (N, V)
+    has_content: Bools  # (N)
+    category: NDArray[np.int32]  # (N) index in the vocabulary or NO_CATEGORY
+    usable: Bools  # (N)
+    problems: Counter[str]
+
+    def take(self, rows: I64) -> ItemFeatures:
+        return ItemFeatures(
+            self.ids[rows],
+            self.attributes.take(rows),
+            self.content[rows],
+            self.has_content[rows],
+            self.category[rows],
+            self.usable[rows],
+            Counter(),
+        )
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Which of N rows a version can use, and why it cannot use the others (each counted once)."""
+
+    usable: Bools
+    problems: Counter[str]
+
+    @classmethod
+    def all_usable(cls, count: int) -> Verdict:
+        return cls(np.ones(count, dtype=np.bool_), Counter())
+
+    def refuse(self, at: int, reason: str) -> None:
+        if self.usable[at]:
+            self.usable[at] = False
+            self.problems[reason] += 1
+
+
+class AttributeEncoder:
+    """Attribute mappings → ``Attributes``, by a fixed list of fields; stateless after construction.
+
+    Token 0 of each field is its unknown value; ``tokens`` is the size of the shared table, whose first
+    ``reserved`` rows belong to the caller.
+    """
+
+    def __init__(self, fields: Sequence[Field], reserved: int = 0) -> None:
+        self.tokens = reserved
+        self._labels: list[tuple[str, int, dict[str, int]]] = []
+        self._sets: list[tuple[str, int, dict[str, int]]] = []
+        self._numbers = [field for field in fields if field.kind == "number"]
+        for field in fields:
+            if field.kind == "number":
+                continue
+            known = {value: self.tokens + 1 + at for at, value in enumerate(field.vocabulary)}
+            kept = self._labels if field.kind == "label" else self._sets
+            kept.append((field.name, self.tokens, known))
+            self.tokens += 1 + len(field.vocabulary)
+
+    @property
+    def set_fields(self) -> int:
+        return len(self._sets)
+
+    @property
+    def number_fields(self) -> int:
+        return len(self._numbers)
+
+    def encode(self, rows: Sequence[Mapping[str, Attribute]], verdict: Verdict, first: I64 | None = None) -> Attributes:
+        """Encode N mappings; a value of the wrong type is refused in ``verdict`` and read as unknown.
+
+        ``first`` is a column put before the labels (the category of items).
+        """
+        columns: list[I64] = [] if first is None else [first]
+        for name, unknown, known in self._labels:
+            columns.append(_label_column(rows, name, unknown, known, verdict))
+        labels = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
+        sets = tuple(_set_column(rows, name, unknown, known) for name, unknown, known in self._sets)
+        numbers = np.zeros((len(rows), len(self._numbers)), dtype=np.float32)
+        for at, field in enumerate(self._numbers):
+            numbers[:, at] = _number_column(rows, field, verdict)
+        return Attributes(labels, sets, numbers)
+
+
+def _label_column(
+    rows: Sequence[Mapping[str, Attribute]],
+    name: str,
+    unknown: int,
+    known: dict[str, int],
+    verdict: Verdict,
+) -> I64:
+    try:
+        return np.array([known.get(row.get(name, ""), unknown) for row in rows], dtype=np.int64)  # type: ignore[arg-type]
+    except TypeError:  # a list somewhere (unhashable): one by one
+        column = np.full(len(rows), unknown, dtype=np.int64)
+        for at, row in enumerate(rows):
+            value = row.get(name, "")
+            if isinstance(value, list):
+                verdict.refuse(at, f"attribute-type:{name}")
+            else:
+                column[at] = known.get(value if isinstance(value, str) else str(value), unknown)
+        return column
+
+
+def _set_column(rows: Sequence[Mapping[str, Attribute]], name: str, unknown: int, known: dict[str, int]) -> Sets:
+    flat: list[int] = []
+    ends: list[int] = [0]
+    for row in rows:
+        value = row.get(name)
+        if isinstance(value, list):
+            flat += [known.get(part, unknown) for part in value]
+        elif value is not None:
+            flat.append(known.get(value if isinstance(value, str) else str(value), unknown))
+        ends.append(len(flat))
+    return Sets(np.array(flat, dtype=np.int64), np.array(ends, dtype=np.int64))
+
+
+def _number_column(rows: Sequence[Mapping[str, Attribute]], field: Field, verdict: Verdict) -> F32:
+    values = [row.get(field.name, field.mean) for row in rows]
+    try:
+        column = np.array(values, dtype=np.float64)
+        if column.shape != (len(rows),) or any(isinstance(value, str) for value in values):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        column = np.full(len(rows), field.mean)
+        for at, value in enumerate(values):
+            try:
+                if isinstance(value, str | list):
+                    raise TypeError
+                column[at] = float(value)
+            except (TypeError, OverflowError):
+                verdict.refuse(at, f"attribute-type:{field.name}")
+    for odd in np.flatnonzero(~np.isfinite(column)):
+        column[odd] = field.mean
+        verdict.refuse(int(odd), f"attribute-not-finite:{field.name}")
+    standard: F32 = np.clip((column - field.mean) / field.scale, -_CLIP, _CLIP).astype(np.float32)
+    return standard
+
+
+class ItemEncoder:
+    """Items → ``ItemFeatures`` for one version. Thread-safe: it keeps no state between calls."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._buckets = np.uint64(config.id_buckets)
+        self._width = config.content_width
+        self._pack = Struct(f"{config.content_width}d").pack
+        self._categories = {name: at for at, name in enumerate(config.categories)}
+        # Token 0 is the unknown category, 1 … C the known ones; the fields follow.
+        self.attributes = AttributeEncoder(config.item_fields, reserved=1 + len(config.categories))
+
+    def encode(self, items: Sequence[ItemUpserted]) -> ItemFeatures:
+        """Encode N items. Never raises for what an item carries: see ``usable`` and ``problems``."""
+        verdict = Verdict.all_usable(len(items))
+        ids = [item.item_id if type(item.item_id) is str else str(item.item_id) for item in items]
+        known = self._categories
+        category = np.array(
+            [known.get(c if type(c := item.category) is str else str(c), NO_CATEGORY) for item in items],
+            dtype=np.int32,
+        )
+        content, has_content = self._content(items, verdict)
+        first = category.astype(np.int64) + 1
+        attributes = self.attributes.encode([item.attributes for item in items], verdict, first)
+        return ItemFeatures(
+            hash_ids(keys_of(ids), self._buckets),
+            attributes,
+            content,
+            has_content,
+            category,
+            verdict.usable,
+            verdict.problems,
+        )
+
+    def _content(self, items: Sequence[ItemUpserted], verdict: Verdict) -> tuple[F32, Bools]:
+        content = np.zeros((len(items), self._width), dtype=np.float32)
+        if not self._width:
+            return content, np.zeros(len(items), dtype=np.bool_)
+        vectors = [item.content_vector for item in items]
+        sizes = np.array([-1 if vector is None else len(vector) for vector in vectors])
+        has_content = sizes == self._width
+        for at in np.flatnonzero((sizes >= 0) & ~has_content):
+            verdict.refuse(int(at), "content-width")
+        # struct.pack is twice as quick as np.fromiter over the same lists (64 floats: 0.4 against 0.7 µs an item).
+        packed = b"".join([self._pack(*v) for v, fits in zip(vectors, has_content, strict=True) if v and fits])
+        with np.errstate(over="ignore"):
+            content[has_content] = np.frombuffer(packed).reshape(-1, self._width)
+        if not np.isfinite(content).all():
+            for at in np.flatnonzero(~np.isfinite(content).all(axis=1)):
+                verdict.refuse(int(at), "content-not-finite")
+                content[at], has_content[at] = 0.0, False
+        return content, has_content
+
+
+def hash_ids(keys: NDArray[np.uint64], buckets: np.uint64) -> I64:
+    """Two rows of the id table per key, i64 (N, 2). Repeatable on every machine."""
+    mixed = np.stack([((keys ^ (keys >> np.uint64(31))) * mix) >> np.uint64(24) for mix in _MIX], axis=1)
+    rows: I64 = (mixed % buckets).astype(np.int64)
+    return rows

@@ -1,0 +1,60 @@
+"""Item numbers → N2O rows (domain/row.py) and back to what the scorer reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aif_stream.domain.row import HAS_CONTENT, TOMBSTONE, VALID, Rows
+from aif_stream.model.features import ItemFeatures
+from aif_stream.model.item_side import ItemNumbers
+from aif_stream.model.signature import Signatures
+
+Bools = NDArray[np.bool_]
+
+
+class ItemRows(NamedTuple):
+    """Rows (N) and why some of them are invalid: reason → items (``content-width``, ``attribute-type:price`` …)."""
+
+    rows: Rows
+    problems: Counter[str]
+
+
+def fill(dtype: np.dtype[np.void], features: ItemFeatures, numbers: ItemNumbers, signatures: Signatures) -> Rows:
+    """Pack N items; stamps stay 0. Items that the version cannot use keep all-zero numbers and flags.
+
+    ``dtype`` is a row layout's, or the same with wider floats (the equality test of joint and split).
+    """
+    rows = np.zeros(len(features.usable), dtype=dtype)
+    usable = features.usable
+    rows["category"] = features.category
+    rows["flags"][usable] = VALID
+    rows["flags"][usable & features.has_content] |= HAS_CONTENT
+    for name, values in zip(("t", "w", "h"), numbers, strict=True):
+        rows[name] = values.numpy()
+        rows[name][~usable] = 0
+    rows["sig"] = signatures
+    rows["sig"][~usable] = 0
+    return rows
+
+
+def valid(rows: Rows) -> Bools:
+    """Rows that a version can score, bool (N)."""
+    mask: Bools = (rows["flags"] & (VALID | TOMBSTONE)) == VALID
+    return mask
+
+
+def has_content(rows: Rows) -> Bools:
+    """Rows with a signature, bool (N)."""
+    mask: Bools = (rows["flags"] & HAS_CONTENT) != 0
+    return mask
+
+
+def tensor(field: NDArray[np.generic]) -> Tensor:
+    """A field of rows as a tensor, not copied where torch can share it (rows from bytes are read-only)."""
+    return torch.from_numpy(field if field.flags.writeable else field.copy())

@@ -1,0 +1,91 @@
+"""Scorer: everything that needs user and item, as one sum in the first layer, then a small MLP.
+
+hidden = h_u + h_i + w_i·V W_b + σ_i·M W_l + tiers_i W_t + (u ⊙ t_i) W_c + cross[category_i]
+logit  = u·t_i / √D + head(relu(LN(hidden)))
+
+Every term but head and LN is linear in the item's numbers: that is what lets it split (version.py).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from aif_stream.model.config import Kind, ModelConfig
+from aif_stream.model.item_side import ItemNumbers
+from aif_stream.model.user_side import AGES, Histories, UserNumbers
+
+
+class Cross(nn.Module):
+    """SIM: the part of the long history in one category → its share of the first layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.share = nn.Linear(config.width + 3, config.hidden, bias=False)
+
+    def features(self, member: Tensor, history: Histories) -> Tensor:
+        """member (R, C, L): which entries belong to the c-th category asked -> (R, C, D + 3).
+
+        Mean t, log count, recency of the newest entry (1 now … 0 half a year before), and whether there is one.
+        """
+        count = member.sum(-1, keepdim=True)  # (R, C, 1)
+        mean = member @ history.t / count.clamp(min=1)  # (R, C, L) @ (R, L, D) -> (R, C, D)
+        recent = 1.0 - history.age.to(member.dtype) / AGES  # (R, L)
+        newest = (member * recent[:, None]).amax(-1, keepdim=True) if member.shape[-1] else count
+        return torch.cat([mean, torch.log1p(count) / 4, newest, (count > 0).to(count.dtype)], dim=-1)
+
+    def forward(self, member: Tensor, history: Histories) -> Tensor:
+        share: Tensor = self.share(self.features(member, history))  # (R, C, D + 3) -> (R, C, H)
+        return share
+
+
+class Candidates(NamedTuple):
+    """B candidates of each of R requests."""
+
+    item: ItemNumbers  # (R, B, …)
+    sigma: Tensor  # (R, B, W)
+    tiers: Tensor  # (R, B, T)
+    category: Tensor  # i64 (R, B)
+
+
+class Scorer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, H, T = config.width, config.hidden, config.tiers
+        self.config = config
+        self.bridge = nn.Linear(D, H, bias=False)
+        self.linear = nn.Linear(D, H, bias=False)
+        self.tiers = nn.Linear(T, H, bias=False)
+        self.product = nn.Linear(D, H, bias=False)
+        self.cross = Cross(config)
+        self.norm = nn.LayerNorm(H)
+        self.up, self.down = nn.Linear(H, config.head), nn.Linear(config.head, 1)
+        nn.init.zeros_(self.down.weight)  # training starts from the two-tower and adds to it
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, user: UserNumbers, history: Histories, candidates: Candidates) -> Tensor:
+        """The joint form -> logits (R, B)."""
+        item, sigma, tiers, category = candidates
+        product = user.u[:, None] * item.t  # (R, B, D)
+        dot: Tensor = product.sum(-1) / self.config.width**0.5
+        if self.config.kind is Kind.TWOTOWER:
+            return dot
+        hidden = user.h[:, None] + item.h + self.product(product)  # (R, B, H)
+        if self.config.kind is Kind.AIF:
+            hidden = hidden + self.bridge(item.w @ user.readouts)  # (R, B, K) @ (R, K, D) -> (R, B, H)
+            hidden = hidden + self.linear(sigma @ user.signature_matrix)  # (R, B, W) @ (R, W, D) -> (R, B, H)
+            hidden = hidden + self.tiers(tiers)
+            member = (category[:, :, None] == history.category[:, None]) & (category >= 0)[:, :, None]
+            member = member & history.mask[:, None]  # (R, B, L)
+            hidden = hidden + self.cross(member.to(hidden.dtype), history)
+        logits: Tensor = dot + self.head(hidden)
+        return logits
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(…, H) -> (…)."""
+        x = fn.relu(self.norm(hidden))
+        logit: Tensor = self.down(fn.relu(self.up(x)))
+        return logit[..., 0]

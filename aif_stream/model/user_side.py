@@ -1,0 +1,116 @@
+"""User side: profile and history → u, h_u, bridge read-outs, the signature matrix. Runs beside retrieval.
+
+Batched over requests (R); a served request is R = 1. Histories are right-aligned: column L - 1 is the newest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from aif_stream.model.config import ModelConfig
+from aif_stream.model.features import Attributes
+from aif_stream.model.item_side import AttributeEmbedding
+
+KINDS: Final = 8  # three bits of a stored entry
+AGES: Final = 24  # log2 of seconds before the newest behavior: up to half a year and beyond
+_MAX_AGE: Final = float(2 ** (AGES - 1))
+
+
+def age_buckets(ages_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Seconds before the newest behavior -> 0 … AGES - 1, by powers of two."""
+    buckets: NDArray[np.int64] = np.frexp(np.clip(ages_s, 0.0, _MAX_AGE - 1.0) + 0.5)[1].astype(np.int64)
+    return buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Long histories of R requests; ``mask`` False: padding, or no row of this version."""
+
+    t: Tensor  # f (R, L, D)
+    sigma: Tensor  # f (R, L, W); 0 without content
+    mask: Tensor  # bool (R, L)
+    kind: Tensor  # i64 (R, L)
+    age: Tensor  # i64 (R, L), see age_buckets
+    category: Tensor  # i64 (R, L); -1: none
+
+    def newest(self, count: int) -> Histories:
+        return Histories(*(getattr(self, name)[:, -count:] for name in self.__slots__))
+
+
+class UserNumbers(NamedTuple):
+    """u (R, D), h (R, H), bridge read-outs V (R, K, D), signature matrix M (R, W, D)."""
+
+    u: Tensor
+    h: Tensor
+    readouts: Tensor
+    signature_matrix: Tensor
+
+
+class UserTower(nn.Module):
+    """u = [p, long mean, interest] A + MLP(…): interest is profile-over-history attention after self-attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, E, H = config.width, config.embedding, config.hidden
+        self.config = config
+        self.profile = AttributeEmbedding(config.user_fields, 0, E)
+        self.profile_norm = nn.LayerNorm(E)
+        self.profile_down = nn.Linear(E, D)
+        self.kind, self.age = nn.Embedding(KINDS, D), nn.Embedding(AGES, D)
+        nn.init.normal_(self.kind.weight, std=0.05)
+        nn.init.normal_(self.age.weight, std=0.05)
+        self.value = nn.Linear(D, D)
+        self.norm = nn.LayerNorm(D)
+        self.qkv, self.mix = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+        self.query, self.key = nn.Linear(D, D), nn.Linear(D, D, bias=False)
+        self.skip = nn.Linear(3 * D + 1, D)
+        self.up, self.down = nn.Linear(3 * D + 1, E), nn.Linear(E, D)
+        self.share = nn.Linear(2 * D, H)
+
+    def forward(self, profile: Attributes, history: Histories, bridges: Tensor, sharpness: float) -> UserNumbers:
+        p = self.profile_down(fn.relu(self.profile_norm(self.profile(profile))))  # (R, E) -> (R, D)
+        interest = self.interest(p, history.newest(self.config.short))
+        here = history.mask.to(p.dtype)  # (R, L)
+        count = here.sum(1, keepdim=True)
+        mean = (here[:, None] @ history.t)[:, 0] / count.clamp(min=1)  # (R, 1, L) @ (R, L, D) -> (R, D)
+        z = torch.cat([p, interest, mean, torch.log1p(count) / 8], dim=-1)  # (R, 3D + 1)
+        u = self.skip(z) + self.down(fn.relu(self.up(z)))  # (R, D)
+        h = self.share(torch.cat([u, p], dim=-1))  # (R, 2D) -> (R, H)
+        return UserNumbers(u, h, self.readouts(history, bridges, sharpness), signature_matrix(history))
+
+    def interest(self, p: Tensor, short: Histories) -> Tensor:
+        """Self-attention over the short history, then the profile's attention over it: (R, S, D) -> (R, D)."""
+        R, S, D = short.t.shape
+        heads = self.config.heads
+        x = self.value(short.t) + self.kind(short.kind) + self.age(short.age)  # (R, S, D)
+        # An empty history would leave a softmax over nothing; its result is masked out below.
+        seen = short.mask | ~short.mask.any(1, keepdim=True)
+        q, k, v = self.qkv(self.norm(x)).view(R, S, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # each (R, h, S, D/h)
+        attended = fn.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        x = x + self.mix(attended.transpose(1, 2).reshape(R, S, D))
+        scores = (self.key(x) @ self.query(p)[:, :, None])[..., 0] / D**0.5  # (R, S, D) @ (R, D, 1) -> (R, S)
+        weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
+        interest = (weights[:, None] @ x)[:, 0]  # (R, 1, S) @ (R, S, D) -> (R, D)
+        masked: Tensor = interest * short.mask.any(1, keepdim=True)
+        return masked
+
+    def readouts(self, history: Histories, bridges: Tensor, sharpness: float) -> Tensor:
+        """V = softmax(Br Xᵀ / τ√D) X over the long history -> (R, K, D); zero for an empty one."""
+        scores = bridges @ history.t.transpose(1, 2) * sharpness  # (K, D) @ (R, D, L) -> (R, K, L)
+        scores = scores.masked_fill(~history.mask[:, None], torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, dim=-1) * history.mask[:, None]
+        return weights @ history.t  # (R, K, L) @ (R, L, D) -> (R, K, D)
+
+
+def signature_matrix(history: Histories) -> Tensor:
+    """M = Σ_j σ_j t_jᵀ / 2WL over entries with content -> (R, W, D)."""
+    sigma = history.sigma * history.mask[..., None]
+    count = sigma.abs().amax(-1).sum(1).clamp(min=1)[:, None, None]  # (R, 1, 1)
+    return sigma.transpose(1, 2) @ history.t / (2 * sigma.shape[-1] * count)  # (R, W, L) @ (R, L, D)

@@ -1,0 +1,173 @@
+"""A model version as the roles use it: item rows, user side, scoring; numpy in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aif_stream.domain.events import Attribute, ItemUpserted
+from aif_stream.domain.history import History, kinds, times_ms
+from aif_stream.domain.row import RowLayout, Rows
+from aif_stream.domain.versions import check_version_name
+from aif_stream.model.config import ModelConfig
+from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
+from aif_stream.model.net import Batch, Net
+from aif_stream.model.rows import ItemRows, fill, has_content, tensor, valid
+from aif_stream.model.signature import edge_table, pack_signs, signs, tier_features
+from aif_stream.model.split import UserSide, fold, score_rows
+from aif_stream.model.user_side import Histories, age_buckets
+
+Bools = NDArray[np.bool_]
+
+
+class ModelVersion:
+    """One trained net under a name. Every method is repeatable, keeps no state and is safe from several threads."""
+
+    def __init__(self, name: str, net: Net, metrics: Mapping[str, Any] | None = None) -> None:
+        self.name = check_version_name(name)
+        self.net = net.eval().requires_grad_(False)
+        self.config: ModelConfig = net.config
+        self.layout: RowLayout = net.config.layout
+        self.metrics: dict[str, Any] = dict(metrics or {})
+        # Rows are computed in 64 bits and rounded once: in 32, a row would differ in a last bit with the size of
+        # the batch that it was computed in, and "rebuilt = live" could not be checked byte by byte.
+        self._item_tower = deepcopy(self.net.item_tower).double()
+        self._items = ItemEncoder(self.config)
+        self._profiles = AttributeEncoder(self.config.user_fields)
+        self._edges = edge_table(self.config)
+
+    @classmethod
+    def init(cls, config: ModelConfig, seed: int, name: str = "untrained") -> ModelVersion:
+        """Random weights (and a random content projection) by ``seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(name, Net(config, seed))
+
+    def item_rows(
+        self, items: Sequence[ItemUpserted], event_time_ms: NDArray[Any], offset: NDArray[Any], computed_ms: int
+    ) -> ItemRows:
+        """Item side of N items with their order u64 (N): rows (N) of ``layout`` and counted problems.
+
+        A row whose features this version cannot use has flags 0. Category: index in ``config.categories``, or
+        NO_CATEGORY. A row depends on its item alone, not on the batch.
+        """
+        rows, problems = self.item_side(items, self.layout.dtype)
+        rows["event_time_ms"], rows["offset"], rows["computed_ms"] = event_time_ms, offset, computed_ms
+        return ItemRows(rows, problems)
+
+    def item_side(self, items: Sequence[ItemUpserted], dtype: np.dtype[np.void]) -> ItemRows:
+        """``item_rows`` without stamps, in any float width (``dtype``: the layout's, or its float32 likeness)."""
+        features = self._items.encode(items)
+        with torch.inference_mode():
+            numbers = self._item_tower(features)
+            signatures = pack_signs(self._item_tower.project(features), features.has_content)
+        return ItemRows(fill(dtype, features, numbers, signatures), features.problems)
+
+    def user_side(
+        self,
+        profile: Mapping[str, Attribute] | None,
+        history: History,
+        history_rows: Rows,
+        found: Bools,
+    ) -> UserSide:
+        """The user's part of scoring.
+
+        history (L), oldest first, with the rows (L) of its items and which were found (L). Entries without a valid
+        row are left out; of the others the newest ``config.long`` count. A profile attribute of a wrong type counts
+        as unknown. None: no profile. Ages count from the newest stored behavior, so no wall clock enters.
+        """
+        used = np.flatnonzero(found & valid(history_rows))[-self.config.long :]
+        rows = history_rows[used]
+        content = has_content(rows)
+        with torch.inference_mode():
+            seen = _histories(self, history, used, rows, content)
+            tower = self.net.item_tower
+            user = self.net.user_tower(self._profile(profile), seen, tower.bridges, tower.sharpness)
+            return fold(self.net, user, seen, np.ascontiguousarray(rows["sig"][content]), len(history))
+
+    def score(self, user: UserSide, rows: Rows) -> NDArray[np.float32]:
+        """Logits f32 (B) of candidates by their rows; higher is better; -inf where a row is not valid."""
+        with torch.inference_mode():
+            return score_rows(self.net, user, rows, self._edges)
+
+    def joint(
+        self,
+        profile: Mapping[str, Attribute] | None,
+        history: History,
+        history_items: Sequence[ItemUpserted | None],
+        items: Sequence[ItemUpserted],
+    ) -> NDArray[np.float32]:
+        """The same logits by the plain joint forward from features, f32 (B); None: an item that is not known."""
+        known = [item for item in history_items if item is not None]
+        features = self._items.encode([*items, *known])
+        at = np.full(len(history), -1, dtype=np.int64)
+        at[[item is not None for item in history_items]] = len(items) + np.arange(len(known))
+        used = np.flatnonzero((at >= 0) & features.usable[at])[-self.config.long :]
+        with torch.inference_mode():
+            batch = self._batch(features, len(items), history, used, at[used])
+            logits = self.net(replace(batch, profiles=self._profile(profile)))
+        scores: NDArray[np.float32] = logits[0].numpy()
+        scores[~features.usable[: len(items)]] = -np.inf
+        return scores
+
+    def _batch(
+        self, features: ItemFeatures, count: int, history: History, used: NDArray[np.int64], at: NDArray[np.int64]
+    ) -> Batch:
+        """One request: the first ``count`` items are candidates, ``at`` the items of the history entries ``used``."""
+        signatures = pack_signs(self.net.item_tower.project(features), features.has_content)
+        tiers = tier_features(
+            signatures[:count],
+            features.has_content[:count],
+            signatures[at[features.has_content[at]]],
+            self._edges,
+            self.config.tiers,
+        )
+        kind, age = _kind_and_age(history, used)
+        empty = len(used) == 0
+        return Batch(
+            items=features,
+            sigma=torch.from_numpy(signs(signatures, features.has_content)),
+            profiles=self._profile(None),
+            candidates=torch.arange(count)[None],
+            tiers=torch.from_numpy(tiers)[None],
+            history=torch.full((1, 1), -1) if empty else torch.from_numpy(at)[None],
+            kind=torch.zeros(1, 1, dtype=torch.int64) if empty else kind,
+            age=torch.zeros(1, 1, dtype=torch.int64) if empty else age,
+        )
+
+    def _profile(self, profile: Mapping[str, Attribute] | None) -> Attributes:
+        # A wrong type is counted for items, whose publisher is told; here it falls back to the unknown value.
+        return self._profiles.encode([profile or {}], Verdict.all_usable(1))
+
+
+def _kind_and_age(history: History, used: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kinds and age buckets of the entries ``used``, each i64 (1, L')."""
+    times = times_ms(history)
+    newest = times[-1] if len(times) else 0
+    age = age_buckets((newest - times[used]) / 1000.0)
+    return torch.from_numpy(kinds(history)[used].astype(np.int64))[None], torch.from_numpy(age)[None]
+
+
+def _histories(
+    version: ModelVersion, history: History, used: NDArray[np.int64], rows: Rows, content: Bools
+) -> Histories:
+    """Entries ``used`` as the user tower reads them, R = 1; an empty history is one masked entry."""
+    if len(used) == 0:
+        zero = torch.zeros(1, 1, dtype=torch.int64)
+        D, W = version.config.width, version.config.signature_bits
+        return Histories(torch.zeros(1, 1, D), torch.zeros(1, 1, W), zero > 0, zero, zero, zero - 1)
+    kind, age = _kind_and_age(history, used)
+    return Histories(
+        t=tensor(rows["t"]).float()[None],
+        sigma=torch.from_numpy(signs(rows["sig"], content))[None],
+        mask=torch.ones(1, len(used), dtype=torch.bool),
+        kind=kind,
+        age=age,
+        category=torch.from_numpy(rows["category"].astype(np.int64))[None],
+    )

@@ -1,0 +1,97 @@
+"""Joint = split, on a whole request of each kind of model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aif_stream.domain.row import Rows
+from aif_stream.model.config import Kind
+from aif_stream.model.version import ModelVersion
+from tests.model_builders import float32_dtype, make_history, make_items, small_version
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def split_scores(version: ModelVersion, rows: Rows, history_rows: Rows, seed: int = 0) -> np.ndarray:
+    history = make_history(make_items(len(history_rows), seed=1), seed)
+    user = version.user_side({"city": "rome", "age": 30}, history, history_rows, np.ones(len(history), dtype=bool))
+    return version.score(user, rows)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_split_equals_joint_with_float32_rows(kind: Kind) -> None:
+    version = small_version(kind)
+    seen, items = make_items(60, seed=1), make_items(300, seed=2)
+    dtype = float32_dtype(version.layout)
+    scores = split_scores(version, version.item_side(items, dtype).rows, version.item_side(seen, dtype).rows)
+    joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
+    assert np.ptp(joint) > 0.5
+    np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
+
+
+def test_rounding_rows_to_f16_moves_scores_little_and_the_top_less() -> None:
+    version = small_version()
+    seen, items = make_items(60, seed=1), make_items(2000, seed=2)
+    stored, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
+    scores = split_scores(version, stored, seen_rows)
+    joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
+    assert np.abs(scores - joint).max() < 0.005 * np.ptp(joint)
+    top, joint_top = (set(np.argsort(-values)[:100]) for values in (scores, joint))
+    assert len(top & joint_top) >= 98
+
+
+def test_every_user_part_moves_the_score() -> None:
+    version = small_version()
+    seen, items = make_items(30, seed=1), make_items(50, seed=2)
+    history, everything = make_history(seen), np.ones(30, dtype=bool)
+    rows, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
+    scores = version.score(version.user_side({"city": "rome"}, history, seen_rows, everything), rows)
+    other_city = version.score(version.user_side({"city": "oslo"}, history, seen_rows, everything), rows)
+    half = version.score(version.user_side({"city": "rome"}, history, seen_rows, np.arange(30) % 2 == 0), rows)
+    assert np.abs(scores - other_city).max() > 1e-3
+    assert np.abs(scores - half).max() > 1e-3
+
+
+def test_a_user_without_profile_and_history_is_scored() -> None:
+    version = small_version()
+    rows = version.item_side(make_items(10), version.layout.dtype).rows
+    nobody = version.user_side(None, make_history([]), rows[:0], np.zeros(0, dtype=bool))
+    assert np.isfinite(version.score(nobody, rows)).all()
+    assert (nobody.history_used, nobody.history_stored) == (0, 0)
+
+
+def test_rows_that_are_not_valid_score_minus_infinity_and_leave_the_history() -> None:
+    version = small_version()
+    seen, items = make_items(8, seed=1), make_items(5, seed=2)
+    rows, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
+    rows["flags"][2], seen_rows["flags"][3] = 0, 0
+    user = version.user_side(None, make_history(seen), seen_rows, np.ones(8, dtype=bool))
+    scores = version.score(user, rows)
+    assert user.history_used == 7
+    assert np.isneginf(scores[2])
+    assert np.isfinite(np.delete(scores, 2)).all()
+
+
+def test_read_only_rows_are_scored() -> None:
+    version = small_version()
+    rows = version.item_side(make_items(10), version.layout.dtype).rows
+    from_bytes = np.frombuffer(rows.tobytes(), dtype=rows.dtype)
+    user = version.user_side(None, make_history(make_items(10)), from_bytes, np.ones(10, dtype=bool))
+    np.testing.assert_array_equal(version.score(user, from_bytes), version.score(user, rows))
+
+
+def test_no_wall_clock_enters_a_score() -> None:
+    version = small_version()
+    items = make_items(20)
+    rows = version.item_side(items, version.layout.dtype).rows
+    history = make_history(items)
+    later = history.copy()
+    later["time_kind"] += np.uint64(86_400_000 * 365 * 8)
+    everything = np.ones(20, dtype=bool)
+    scores = [version.score(version.user_side(None, entries, rows, everything), rows) for entries in (history, later)]
+    np.testing.assert_array_equal(*scores)
