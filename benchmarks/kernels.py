@@ -1,0 +1,169 @@
+"""The compiled kernels beside numpy and faiss on the same arrays: `python benchmarks/kernels.py`.
+
+Each line is one candidate batch: time per call, median and p99. Queries are cold: a new random
+batch of keys or slots per call, from a catalogue larger than the caches.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.kernels.gather import gather_rows
+from aif_stream.kernels.native import Level, best_level
+from aif_stream.kernels.slots import SlotTable
+from aif_stream.kernels.tiers import Floats, tier_edges, tiers
+
+BOUNDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)  # 8 tiers
+BATCHES = 61  # cold query sets, used in turn
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    kernel: str
+    way: str
+    p50_ms: float
+    p99_ms: float
+    calls: int
+
+
+def timed(kernel: str, way: str, call: Callable[[], object], repeats: int) -> Timing:
+    """At most five seconds, at least five calls: slow ways need no thousand."""
+    call()
+    taken: list[float] = []
+    begin = time.perf_counter()
+    while len(taken) < repeats and (len(taken) < 5 or time.perf_counter() - begin < 5):
+        start = time.perf_counter()
+        call()
+        taken.append((time.perf_counter() - start) * 1e3)
+    p50, p99 = np.percentile(taken, [50, 99])
+    return Timing(kernel, way, round(float(p50), 4), round(float(p99), 4), len(taken))
+
+
+def tier_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[Timing]:
+    bits, n_tiers = args.bits, len(BOUNDS) + 1
+    items = rng.integers(0, 256, (args.candidates, bits // 8), dtype=np.uint8)
+    history = rng.integers(0, 256, (args.history, bits // 8), dtype=np.uint8)
+    mask, edges = np.ones(args.history, np.bool_), tier_edges(BOUNDS, bits)
+    distances = np.empty((args.candidates, args.history), np.int32)
+    limits = [bits - int(np.searchsorted(edges, tier)) for tier in range(1, n_tiers)]
+
+    def distances_by_faiss() -> None:
+        pointers = [faiss.swig_ptr(array) for array in (items, history)]
+        faiss.hammings(*pointers, len(items), len(history), bits // 8, faiss.swig_ptr(distances))
+
+    def with_faiss() -> Floats:
+        """The histogram by counting below each bound: bincount, torch and count_nonzero take
+        longer (measured: 51, 258 and 40 ms against 14)."""
+        distances_by_faiss()
+        below = [np.add.reduce((distances <= limit).view(np.uint8), axis=1, dtype=np.uint32) for limit in limits]
+        counts = np.array([np.full(len(items), args.history), *below, np.zeros(len(items))])
+        return (-np.diff(counts, axis=0).T).astype(np.float32) / np.float32(args.history)
+
+    assert (with_faiss() == tiers(items, history, mask, edges, n_tiers)).all()
+    kernel = f"tiers B={args.candidates} L={args.history} W={bits} T={n_tiers}"
+    ways: list[Timing] = []
+    for level in sorted(level for level in Level if level <= best_level())[::-1]:
+        call = lambda level=level: tiers(items, history, mask, edges, n_tiers, level=level)  # noqa: E731
+        ways.append(timed(kernel, level.name.lower(), call, args.repeats))
+    ways.append(timed(kernel, "faiss.hammings alone", distances_by_faiss, args.repeats))
+    return [*ways, timed(kernel, "faiss.hammings + count", with_faiss, args.repeats)]
+
+
+def lookup_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[Timing]:
+    keys = np.unique(rng.integers(0, 2**63, args.items, dtype=np.uint64))
+    shuffled = rng.permutation(keys)
+    slots = np.arange(keys.size, dtype=np.int32)
+    batches = itertools.cycle([rng.choice(keys, args.candidates) for _ in range(BATCHES)])
+    out = np.empty(args.candidates, np.int32)
+    kernel = f"lookup B={args.candidates} N={keys.size}"
+    one = shuffled[:1]
+    ways: list[Timing] = []
+    for level in {best_level(), Level.NUMPY}:
+        table = SlotTable(keys.size, level=level)
+        table.assign(shuffled, slots)
+        name = "numpy" if level is Level.NUMPY else "C"
+        ways.append(timed(kernel, name, lambda table=table: table.lookup(next(batches), out), args.repeats))
+        ways.append(timed("lookup B=1", name, lambda table=table: table.lookup(one, out[:1]), args.repeats))
+
+    def by_bisection() -> NDArray[np.int32]:
+        asked = next(batches)
+        at = np.searchsorted(keys, asked)
+        return np.where(keys[at] == asked, slots[at], -1)
+
+    return [*ways, timed(kernel, "np.searchsorted", by_bisection, args.repeats)]
+
+
+def assign_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[Timing]:
+    """New keys in batches of 512, as the mirror sees them; growth included (see p99)."""
+    keys = rng.permutation(args.items).astype(np.uint64)
+    slots = np.arange(keys.size, dtype=np.int32)
+    ways = []
+    for level in {best_level(), Level.NUMPY}:
+        table, starts = SlotTable(level=level), itertools.count(0, 512)
+
+        def call(table: SlotTable = table, starts: "itertools.count[int]" = starts) -> None:
+            first = next(starts)
+            table.assign(keys[first : first + 512], slots[first : first + 512])
+
+        name = "numpy" if level is Level.NUMPY else "C"
+        ways.append(timed("assign 512 new keys", name, call, min(args.repeats, keys.size // 512 - 1)))
+    return ways
+
+
+def gather_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[Timing]:
+    arena = rng.integers(0, 256, (args.items, args.row_bytes), dtype=np.uint8)
+    batches = itertools.cycle([rng.integers(0, args.items, args.candidates, dtype=np.int32) for _ in range(BATCHES)])
+    out = np.empty((args.candidates, args.row_bytes), np.uint8)
+    kernel = f"gather B={args.candidates} R={args.row_bytes}"
+
+    def call(level: Level) -> object:
+        return gather_rows(arena, next(batches), out, level=level)
+
+    ways = [
+        timed(kernel, "numpy" if level is Level.NUMPY else "C", lambda level=level: call(level), args.repeats)
+        for level in {best_level(), Level.NUMPY}
+    ]
+    take = timed(kernel, "np.take", lambda: np.take(arena, next(batches), axis=0, out=out, mode="clip"), args.repeats)
+    return [*ways, take]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidates", type=int, default=10_000)
+    parser.add_argument("--history", type=int, default=1_000)
+    parser.add_argument("--bits", type=int, default=64)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--row-bytes", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=500)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    faiss.omp_set_num_threads(1)
+    rng = np.random.default_rng(0)
+    parts = (tier_timings, lookup_timings, assign_timings, gather_timings)
+    timings = [timing for part in parts for timing in part(args, rng)]
+    versions = {
+        "machine": f"{platform.machine()} {best_level().name}",
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "faiss": faiss.__version__,
+    }
+    print(" ".join(f"{name}={value}" for name, value in versions.items()))
+    print(f"{'kernel':40} {'way':24} {'p50 ms':>9} {'p99 ms':>9} {'calls':>6}")
+    for timing in timings:
+        print(f"{timing.kernel:40} {timing.way:24} {timing.p50_ms:9.4f} {timing.p99_ms:9.4f} {timing.calls:6}")
+    if args.json:
+        args.json.write_text(json.dumps({"versions": versions, "timings": [asdict(t) for t in timings]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
