@@ -33,6 +33,9 @@ WATERMARK_AGE = Gauge(
 CONSUMER_LAG = Gauge("aif_consumer_lag_records", "Records not yet processed", ["group", "topic", "partition"])
 SERVED_AGE = Histogram("aif_served_age_seconds", "Median row age per answer", buckets=_LAG_BUCKETS_S)
 RANK_SECONDS = Histogram("aif_rank_seconds", "Rank request by stage", ["stage"], buckets=_STAGE_BUCKETS_S)
+RETRIEVAL_SECONDS = Histogram(
+    "aif_retrieval_seconds", "Search time of the reference upstream", ["channel"], buckets=_STAGE_BUCKETS_S
+)
 OVERLAP_SAVED = Histogram(
     "aif_overlap_saved_seconds", "User-side time hidden behind retrieval", buckets=_STAGE_BUCKETS_S
 )

@@ -1,0 +1,227 @@
+"""What every role that speaks HTTP shares: listening and a clean stop, problem+json, limits, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from aif_stream.errors import (
+    AifError,
+    BadInput,
+    BusUnavailable,
+    IndexUnavailable,
+    Overloaded,
+    PublishError,
+    SettingsError,
+    UpstreamError,
+    VersionError,
+)
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+PROBLEM: Final = "application/problem+json"
+_STATUS_OF: Final[tuple[tuple[type[AifError], int], ...]] = (
+    (BadInput, 422),
+    (VersionError, 409),
+    (Overloaded, 503),
+    (UpstreamError, 503),
+    (IndexUnavailable, 503),
+    (BusUnavailable, 503),
+    (PublishError, 503),
+)
+_RETRY_AFTER_S: Final = "1"  # breakers and back-offs of this system try again within about a second
+_GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def json_response(data: object, status: int = 200, **headers: str) -> Response:
+    """orjson with numpy numbers allowed."""
+    body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, headers, "application/json")
+
+
+def problem(
+    status: int, detail: str, errors: list[dict[str, str]] | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """RFC 9457; ``errors`` names the fields."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "errors": errors or [],
+    }
+    return Response(orjson.dumps(body), status, headers, PROBLEM)
+
+
+def problem_of(error: AifError) -> Response:
+    """The answer to one of ours: 422 with the field, 409, 503 with Retry-After, else 500."""
+    status = next((code for kind, code in _STATUS_OF if isinstance(error, kind)), 500)
+    if isinstance(error, BadInput):
+        return problem(status, str(error), [{"field": error.field, "problem": error.problem}])
+    return problem(status, str(error), headers={"retry-after": _RETRY_AFTER_S} if status == 503 else None)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body, or ``HTTPException`` 413 as soon as it is known to be larger than the limit."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(body)
+
+
+def _too_large(limit_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than {limit_bytes} bytes", {"connection": "close"})
+
+
+@dataclass(slots=True)
+class Health:
+    """What the probes answer. ``reasons`` are why requests should go elsewhere now; empty means ready."""
+
+    reasons: Callable[[], list[str]]
+    facts: Callable[[], dict[str, Any]] = dict
+    started: bool = False
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/livez", self._livez),
+            Route("/startupz", self._startupz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", _metrics),
+        ]
+
+    async def _livez(self, _: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    async def _startupz(self, _: Request) -> Response:
+        if self.started:
+            return json_response({"status": "started"})
+        return json_response({"status": "starting", "reasons": self.reasons()}, 503)
+
+    async def _readyz(self, _: Request) -> Response:
+        reasons = self.reasons()
+        status = {"status": "not ready" if reasons else "ready", "reasons": reasons, **self.facts()}
+        return json_response(status, 503 if reasons else 200)
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def application(routes: list[BaseRoute]) -> Starlette:
+    """A starlette app whose every error is problem+json."""
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _on_http, AifError: _on_ours, Exception: _on_bug},
+    )
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
+
+
+async def _on_ours(_: Request, error: Exception) -> Response:
+    if not isinstance(error, AifError):
+        raise error
+    return problem_of(error)
+
+
+async def _on_bug(request: Request, _: Exception) -> Response:
+    return problem(500, f"{request.method} {request.url.path} failed; the server's log has the trace")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers (the role owns them) and with an event for "listening"."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ``SettingsError`` when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}", mend="choose another port") from None
+
+
+def address_of(bound: socket.socket) -> str:
+    """``http://127.0.0.1:8080``."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event) -> None:
+    """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = _Server(config)
+    waiting = asyncio.create_task(stop.wait())
+    running = asyncio.create_task(server.serve(sockets=[bound]))
+    try:
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await running
+    finally:
+        for task in (waiting, running):
+            task.cancel()
+        await asyncio.gather(waiting, running, return_exceptions=True)
+        bound.close()
+        log.info(kv("http.stopped"))
+
+
+@contextlib.contextmanager
+def first_of_group() -> Iterator[None]:
+    """A TaskGroup's ``ExceptionGroup`` becomes its first error of ours, which the command line can print."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        found: BaseException = group
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if isinstance(found, AifError):
+            raise found from None
+        raise
