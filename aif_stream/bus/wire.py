@@ -44,13 +44,13 @@ class Uuid(AbstractType):  # type: ignore[misc]  # aiokafka has no types
 
 
 class TopicInfo(NamedTuple):
-    """One topic as the broker tells it. ``topic_id`` is None where the broker has none."""
+    """One topic. ``topic_id`` is None where the broker has none; ``ready``: every partition has a leader."""
 
     name: str
     topic_id: str | None
     partitions: int
     replication: int
-    error: int
+    ready: bool
 
 
 class ClusterInfo(NamedTuple):
@@ -103,7 +103,8 @@ class _MetadataResponse(Response):  # type: ignore[misc]
         for error, name, topic_id, _internal, partitions, _authorized, _tags in self.topics:
             copies = min((len(partition[4]) for partition in partitions), default=0)
             known = topic_id.hex if topic_id.int else None
-            topics[name] = TopicInfo(name, known, len(partitions), copies, error)
+            ready = not error and bool(partitions) and all(partition[2] >= 0 for partition in partitions)
+            topics[name] = TopicInfo(name, known, len(partitions), copies, ready)
         return ClusterInfo(self.cluster_id or "", len(self.brokers), self.controller_id, topics)
 
 
