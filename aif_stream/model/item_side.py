@@ -67,7 +67,8 @@ class ItemTower(nn.Module):
         self.bridges = nn.Parameter(nn.init.orthogonal_(torch.empty(K, D)) * D**0.5)
         self.share = nn.Linear(E + D, H, bias=False)
         self.sharpness = 1.0 / (config.bridge_temperature * D)
-        self.register_buffer("planes", random_planes(V, config.signature_bits, seed) if V else torch.zeros(0, 0))
+        W = config.signature_bits
+        self.register_buffer("planes", random_planes(V, W, seed) if V else torch.zeros(0, W, dtype=torch.float64))
         self.register_buffer("content_mean", torch.zeros(V, dtype=torch.float64))
         self.register_buffer("content_scale", torch.ones((), dtype=torch.float64))
 

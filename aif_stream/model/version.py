@@ -67,7 +67,7 @@ class ModelVersion:
         with torch.inference_mode():
             numbers = self._item_tower(features)
             signatures = pack_signs(self._item_tower.project(features), features.has_content)
-        return ItemRows(fill(dtype, features, numbers, signatures), features.problems)
+        return fill(dtype, features, numbers, signatures)
 
     def user_side(
         self,
