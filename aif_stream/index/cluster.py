@@ -1,0 +1,162 @@
+"""Redis Cluster: which node owns a key's slot, and what to do when it has moved.
+
+Source: Redis Cluster specification, "MOVED Redirection" and "ASK redirection".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import hiredis
+from redis.crc import key_slot
+
+from aif_stream.errors import IndexRefused, IndexUnavailable
+from aif_stream.index.wire import Address, Reply, Wire, pack
+
+SLOTS: Final = 16384
+# Redirections happen while slots migrate; more rounds than this mean that the nodes disagree.
+_MAX_ROUNDS: Final = 5
+Node = tuple[str, int]
+
+
+class ClusterRoute:
+    """Sends each command to the primary that owns its key. Commands of one key stay in order."""
+
+    def __init__(self, seed: Address, timeout_s: float, greeting: Sequence[bytes]) -> None:
+        if seed.db:
+            raise IndexRefused(f"a Redis Cluster has database 0 alone, AIF_REDIS_URL names {seed.db}", mend="use /0")
+        self._seed = seed
+        self._timeout_s = timeout_s
+        self._greeting = greeting
+        self._wires: dict[Node, Wire] = {}
+        self._owner: list[Node | None] = []
+        self._slot_of: dict[bytes, int] = {}
+
+    async def execute(self, commands: Sequence[bytes], keys: Sequence[bytes]) -> list[Reply]:
+        """See ``connection.Route``."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._follow(commands, keys)
+        except TimeoutError:
+            raise IndexUnavailable(
+                f"the Redis Cluster at {self._seed} did not answer within {self._timeout_s:g} s",
+                mend="look at its nodes",
+            ) from None
+        except IndexUnavailable:
+            self._owner = []  # a failover may have moved the slots: ask anew next time
+            raise
+
+    async def execute_everywhere(self, commands: Sequence[bytes]) -> dict[str, list[Reply]]:
+        """See ``connection.Route``."""
+        if not self._owner:
+            await self._learn()
+        nodes = sorted({node for node in self._owner if node is not None})
+        replies = await asyncio.gather(*(self._wire(node).execute(commands) for node in nodes))
+        return {f"{host}:{port}": found for (host, port), found in zip(nodes, replies, strict=True)}
+
+    def close(self) -> None:
+        for wire in self._wires.values():
+            wire.close()
+
+    async def _follow(self, commands: Sequence[bytes], keys: Sequence[bytes]) -> list[Reply]:
+        replies: list[Reply] = [None] * len(commands)
+        open_ = list(range(len(commands)))
+        asked: dict[int, Node] = {}
+        for _ in range(_MAX_ROUNDS):
+            if not self._owner:
+                await self._learn()
+            await self._round(commands, keys, open_, asked, replies)
+            open_, asked, moved = _redirected(open_, replies)
+            if moved:
+                self._owner = []
+            if not open_:
+                return replies
+        raise IndexUnavailable(
+            f"the Redis Cluster at {self._seed} sends a key in circles", mend="redis-cli --cluster check"
+        )
+
+    async def _round(
+        self,
+        commands: Sequence[bytes],
+        keys: Sequence[bytes],
+        open_: Sequence[int],
+        asked: dict[int, Node],
+        replies: list[Reply],
+    ) -> None:
+        """Send the open commands, each to its node, all nodes at once."""
+        per_node: dict[Node, list[int]] = defaultdict(list)
+        for i in open_:
+            per_node[asked.get(i) or self._owner_of(keys[i])].append(i)
+
+        async def send(node: Node, positions: list[int]) -> None:
+            packed: list[bytes] = []
+            for i in positions:
+                packed += (pack("ASKING"), commands[i]) if i in asked else (commands[i],)
+            answers = iter(await self._wire(node).execute(packed))
+            for i in positions:
+                if i in asked:
+                    next(answers)
+                replies[i] = next(answers)
+
+        await asyncio.gather(*(send(node, positions) for node, positions in per_node.items()))
+
+    def _owner_of(self, key: bytes) -> Node:
+        slot = self._slot_of.get(key)
+        if slot is None:
+            if len(self._slot_of) > 100_000:  # user keys: many, and cheap to compute again
+                self._slot_of.clear()
+            slot = self._slot_of[key] = key_slot(key)
+        owner = self._owner[slot]
+        if owner is None:
+            raise IndexUnavailable(f"no node of the Redis Cluster owns slot {slot}", mend="redis-cli --cluster fix")
+        return owner
+
+    def _wire(self, node: Node) -> Wire:
+        if node not in self._wires:
+            self._wires[node] = Wire(self._seed.at(*node), self._timeout_s, self._greeting)
+        return self._wires[node]
+
+    async def _learn(self) -> None:
+        """Ask any known node for the map of slots; the seed last (it may have left the cluster)."""
+        seed = (self._seed.host, self._seed.port)
+        failure = IndexUnavailable(f"no node of the Redis Cluster at {self._seed} answers")
+        for node in [*(n for n in self._wires if n != seed), seed]:
+            try:
+                (reply,) = await self._wire(node).execute([pack("CLUSTER", "SLOTS")])
+            except IndexUnavailable as error:
+                failure = error
+                continue
+            if isinstance(reply, hiredis.ReplyError):
+                raise IndexRefused(f"Redis at {self._seed}: {reply}", mend="set AIF_REDIS_CLUSTER=false")
+            owner: list[Node | None] = [None] * SLOTS
+            for first, last, (host, port, *_), *_replicas in reply:
+                # An empty host means "the one you asked" (cluster specification, CLUSTER SLOTS).
+                owner[first : last + 1] = [((host or node[0].encode()).decode(), port)] * (last - first + 1)
+            self._owner = owner
+            return
+        raise failure
+
+
+def _redirected(open_: Sequence[int], replies: list[Reply]) -> tuple[list[int], dict[int, Node], bool]:
+    """Which commands go again, where ASK sends them, and whether the map is out of date."""
+    again: list[int] = []
+    asked: dict[int, Node] = {}
+    moved = False
+    for i in open_:
+        reply = replies[i]
+        if not isinstance(reply, hiredis.ReplyError):
+            continue
+        kind, _, rest = str(reply).partition(" ")
+        if kind == "MOVED":
+            moved = True
+            again.append(i)
+        elif kind == "ASK":
+            host, _, port = rest.rpartition(" ")[2].rpartition(":")
+            asked[i] = (host, int(port))
+            again.append(i)
+        elif kind == "TRYAGAIN":
+            again.append(i)
+    return again, asked, moved

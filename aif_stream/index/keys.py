@@ -1,0 +1,77 @@
+"""Every Redis key of aif_stream, with the reason of its lifetime.
+
+    {n2o:<b>}:items          hash  key (8 bytes) -> item value (item_codec.py)
+    {n2o:<b>}:versions       set   names of the versions that a live write of this bucket must carry
+    {n2o:<b>}:rows:<v>       hash  key (8 bytes) -> row (domain/row.py), 32 bytes when removed
+    {u:<user key, hex>}:h    string  packed history entries (domain/history.py), oldest first
+    {u:<user key, hex>}:p    string  order header (16 bytes) + the producer's JSON
+    aif:mark:<c>:<t>:<p>     string  next offset of a topic's partition whose effects are in this Redis
+    aif:layout               string  bucket count and format of this deployment
+
+None expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
+(whose tombstone is purged after ``tombstone_keep_h``) or the retirement of a version. Histories are bounded
+by length instead. A mark or a layout that vanished would look like an emptied Redis: a needless full replay.
+
+What stands between braces decides the Redis Cluster slot: all keys that one script touches share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.domain.ids import Keys
+
+LAYOUT_KEY: Final = b"aif:layout"
+
+# splitmix64's finaliser: consecutive ids spread evenly, whatever the bucket count.
+_MIX_1: Final = 0xBF58476D1CE4E5B9
+_MIX_2: Final = 0x94D049BB133111EB
+_MASK: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The buckets of the index, 0 … ``count`` − 1; fixed for the life of a deployment."""
+
+    count: int
+
+    def of(self, key: int) -> int:
+        """The bucket of one key."""
+        x = ((key ^ (key >> 30)) * _MIX_1) & _MASK
+        x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
+        return (x ^ (x >> 31)) % self.count
+
+    def of_many(self, keys: Keys) -> NDArray[np.int64]:
+        """The buckets of keys u64 (B) -> i64 (B); agrees with ``of``."""
+        x = (keys ^ (keys >> np.uint64(30))) * np.uint64(_MIX_1)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+        buckets: NDArray[np.int64] = ((x ^ (x >> np.uint64(31))) % np.uint64(self.count)).astype(np.int64)
+        return buckets
+
+
+def items_key(bucket: int) -> bytes:
+    return b"{n2o:%d}:items" % bucket
+
+
+def versions_key(bucket: int) -> bytes:
+    return b"{n2o:%d}:versions" % bucket
+
+
+def rows_key(bucket: int, version: str) -> bytes:
+    return b"{n2o:%d}:rows:%s" % (bucket, version.encode())
+
+
+def history_key(user_key: int) -> bytes:
+    return b"{u:%016x}:h" % user_key
+
+
+def profile_key(user_key: int) -> bytes:
+    return b"{u:%016x}:p" % user_key
+
+
+def mark_key(cluster: str, topic_id: str, partition: int) -> bytes:
+    return b"aif:mark:%s:%s:%d" % (cluster.encode(), topic_id.encode(), partition)

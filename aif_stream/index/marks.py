@@ -1,0 +1,49 @@
+"""Marks: what this Redis proves about a topic's partition.
+
+After each batch the worker writes, last, the next offset of the partition. Redis acknowledges in order and its
+AOF is in order, so a mark that is there proves that the rows before it are. A Redis that was killed (up to a
+second of AOF lost), restored from an old snapshot, or emptied shows an older mark or none: the worker then
+goes back to it (no mark: to the beginning of the compacted topic) instead of trusting Kafka's commit.
+What Redis forgot may include the layout and the list of versions: before it writes again, the worker calls
+``N2OStore.ensure_layout`` and ``add_version`` for every live version (both repeatable).
+
+In a Redis Cluster a mark proves its own node alone. A node that loses its last second without the mark's
+node losing it too is not seen; run replicas with WAIT-like guarantees (min-replicas-to-write) there.
+"""
+
+from __future__ import annotations
+
+from aif_stream.errors import IndexRefused
+from aif_stream.index.connection import Redis, checked
+from aif_stream.index.keys import mark_key
+from aif_stream.index.scripts import script
+
+
+class MarkBook:
+    """The marks of one topic. ``identity``: (cluster id, topic id), so that a recreated topic starts anew."""
+
+    def __init__(self, redis: Redis, identity: tuple[str, str]) -> None:
+        self._redis = redis
+        self._cluster, self._topic = identity
+
+    async def read(self, partition: int) -> int | None:
+        """The next offset that Redis knows of; None when it knows nothing."""
+        key = mark_key(self._cluster, self._topic, partition)
+        value = await self._redis.call("GET", key)
+        if value is None:
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise IndexRefused(f"{key.decode()} holds {value!r:.40}", mend="delete the key: it is replayed") from None
+
+    async def advance(self, partition: int, expected: int | None, next_offset: int) -> bool:
+        """Set the mark if it still is ``expected`` (None: absent), what this worker wrote or read last.
+
+        False: Redis forgot, or another worker has the partition. Then nothing may be committed; read the
+        mark and seek. Raises ``IndexUnavailable``; a mark that may have been written before is seen as False.
+        """
+        key = mark_key(self._cluster, self._topic, partition)
+        before = b"" if expected is None else b"%d" % expected
+        command = script("mark_advance").call([key], before, b"%d" % next_offset)
+        return bool(checked(await self._redis.execute([command], [key]))[0] == 1)
