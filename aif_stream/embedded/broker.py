@@ -80,6 +80,8 @@ class EmbeddedBroker:
         return self._bootstrap
 
     async def __aenter__(self) -> Self:
+        if self._cluster is not None:
+            raise EmbeddedError("the embedded broker runs already", mend="one `async with` at a time")
         try:
             await _in_thread(self._open)
         except BaseException:

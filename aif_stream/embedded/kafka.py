@@ -25,11 +25,11 @@ from aif_stream.errors import AifError, EmbeddedError
 
 __all__ = ["KafkaCluster", "KafkaJars", "main", "missing_tools"]
 
-_START_DEADLINE_S = 120.0  # 5 s for one node, 8 s for three on an idle machine; several times that beside a test run
+_START_DEADLINE_S = 120.0  # 2 s for one node, 5 s for three (two cores); several times that beside a test run
 _STOP_DEADLINE_S = 40.0  # a controlled shutdown moves leaders first, and retries when the controller is gone
 _FORMAT_DEADLINE_S = 60.0  # 1.6 s when idle
-# Metadata v1 for no topic: size, key 3, version 1, correlation id, client id, empty array (Kafka protocol guide).
-_READ_METADATA = struct.pack(">ihhih8si", 22, 3, 1, 0, 8, b"embedded", 0)
+# Metadata v2 for no topic: size, key 3, version 2, correlation id, client id, empty array (Kafka protocol guide).
+_READ_METADATA = struct.pack(">ihhih8si", 22, 3, 2, 0, 8, b"embedded", 0)
 _WATCH_S = 0.5  # how soon the command notices that a node ended by itself
 
 
@@ -161,8 +161,8 @@ class KafkaCluster:
         return [
             "java",
             f"-Xmx{self._heap}",
-            "-XX:+UseSerialGC",  # G1's threads cost more than they bring on two cores
-            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",  # steadier beside a test run on two cores than G1's threads
+            "-XX:TieredStopAtLevel=1",  # the quick compiler only: three nodes are up after 5 s instead of 12
             f"-Dlog4j2.configurationFile={files.logging}",
             "-cp",
             self._jars.classpath,
@@ -171,11 +171,12 @@ class KafkaCluster:
         ]
 
     async def _wait_ready(self, node: int, expected: set[int]) -> None:
-        port = self._entered().ports[node - 1].broker
+        layout = self._entered()
 
         async def lists_expected() -> bool:
-            reply = await exchange(port, _READ_METADATA, _read_frame)
-            return reply is not None and expected <= _broker_ids(reply)
+            reply = await exchange(layout.ports[node - 1].broker, _READ_METADATA, _read_frame)
+            cluster_id, brokers = _cluster_and_brokers(reply) if reply else ("", set[int]())
+            return cluster_id == layout.cluster_id and expected <= brokers
 
         await self._server(node).wait_ready(lists_expected, _START_DEADLINE_S)
 
@@ -202,8 +203,8 @@ async def _read_frame(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(size)
 
 
-def _broker_ids(reply: bytes) -> set[int]:
-    """The ids in a Metadata v1 response: correlation id, then per broker id, host, port, rack (may be null)."""
+def _cluster_and_brokers(reply: bytes) -> tuple[str, set[int]]:
+    """Of a Metadata v2 response: correlation id; per broker id, host, port, rack (may be null); cluster id."""
     ids = set()
     (count,), at = struct.unpack_from(">i", reply, 4), 8
     for _ in range(count):
@@ -212,7 +213,8 @@ def _broker_ids(reply: bytes) -> set[int]:
         (rack_bytes,), at = struct.unpack_from(">h", reply, at), at + 2
         at += max(0, rack_bytes)
         ids.add(node)
-    return ids
+    (id_bytes,), at = struct.unpack_from(">h", reply, at), at + 2
+    return reply[at : at + max(0, id_bytes)].decode(), ids
 
 
 async def _serve(options: argparse.Namespace) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from aif_stream.errors import EmbeddedError
 
 LOOPBACK = "127.0.0.1"
-_POLL_S = 0.02  # how often a starting server is asked; a start takes 0.05 s (Redis) to 5 s (Kafka)
+_POLL_S = 0.02  # how often a starting server is asked; a start takes 0.03 s (Redis) to 5 s (three Kafka nodes)
 _KILL_DEADLINE_S = 10.0  # after SIGKILL only the kernel is waited for
-_TAIL_LINES = 15
-_TAIL_BYTES = 16_384
+_TAIL_LINES = 10
+_TAIL_BYTES = 65_536  # a broker's shutdown comes after the error that caused it
 
 
 class PortTaken(EmbeddedError):
@@ -29,7 +29,8 @@ class ServerProcess:
     """One server as a child process, started and ended any number of times; its output is appended to ``log``.
 
     It runs in a session of its own: Ctrl-C in the terminal reaches only the owner, which then stops it in order.
-    ``environ`` is the child's whole environment; None: the owner's.
+    ``environ`` is the child's whole environment; None: the owner's. The child inherits the file descriptors
+    ``keep_open`` (a lock that must last as long as the child).
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class ServerProcess:
         directory: Path,
         log: Path,
         environ: Mapping[str, str] | None = None,
+        keep_open: Sequence[int] = (),
     ) -> None:
         self.name = name
-        self._environ = environ
         self.log = log
+        self._environ = environ
         self._command = [str(part) for part in command]
         self._directory = directory
+        self._keep_open = tuple(keep_open)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -75,6 +78,7 @@ class ServerProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    pass_fds=self._keep_open,
                 )
             except OSError as error:
                 raise EmbeddedError(f"{self.name}: {self._command[0]} cannot be started: {error}") from error
@@ -100,10 +104,9 @@ class ServerProcess:
     async def kill9(self) -> None:
         """SIGKILL to the child and to whatever it forked; returns when it is gone."""
         process = self._process
-        if process is None:
+        if process is None or not self.running:  # the id of an ended child may be somebody else's by now
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         await asyncio.to_thread(process.wait, _KILL_DEADLINE_S)
 
     async def stop(self, deadline_s: float) -> None:
@@ -116,20 +119,29 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             await self.kill9()
         except BaseException:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if self.running:
+                os.killpg(self._process.pid, signal.SIGKILL)
             raise
 
     def _failure(self, what: str) -> EmbeddedError:
-        tail = self._tail()
-        kind = PortTaken if "address already in use" in tail.lower() else EmbeddedError
+        text = self._written()
+        kind = PortTaken if "address already in use" in text.lower() else EmbeddedError
         mend = "choose another port" if kind is PortTaken else "read the whole log"
-        return kind(f"{self.name} {what}; its log {self.log} ends with:\n{tail}\n", mend=mend)
+        return kind(f"{self.name} {what}; its log {self.log} says:\n{telling_lines(text)}\n", mend=mend)
 
-    def _tail(self) -> str:
-        """The last lines that this start wrote."""
+    def _written(self) -> str:
+        """What this start wrote, the end of it."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+            return log.read().decode(errors="replace")
+
+
+def telling_lines(output: str) -> str:
+    """What a person needs of a server's output: its errors, then its last lines, without Java's stack frames."""
+    lines = [line for line in output.splitlines() if not line.startswith(("\tat ", "\t... "))]
+    last = lines[-_TAIL_LINES:]
+    errors = [line for line in lines[:-_TAIL_LINES] if " ERROR " in line or line.startswith("Caused by")]
+    return "\n".join([*errors[-_TAIL_LINES:], *last])
 
 
 def free_ports(count: int) -> list[int]:
@@ -183,6 +195,5 @@ async def run_tool(command: Sequence[str | Path], *, directory: Path, deadline_s
             await child.wait()
     text = output.decode(errors="replace")
     if child.returncode != 0:
-        tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
-        raise EmbeddedError(f"{words[0]} ended with {child.returncode}:\n{tail}\n", mend=mend)
+        raise EmbeddedError(f"{words[0]} ended with {child.returncode}:\n{telling_lines(text)}\n", mend=mend)
     return text

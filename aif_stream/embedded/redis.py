@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -51,6 +52,7 @@ class EmbeddedRedis:
         self._server: ServerProcess | None = None
         self._directory = Path()
         self._port = 0
+        self._lock_fd = -1
 
     @property
     def url(self) -> str:
@@ -81,6 +83,7 @@ class EmbeddedRedis:
             self._wanted_directory.mkdir(parents=True, exist_ok=True)
             self._directory = self._wanted_directory.resolve()
         try:
+            self._lock_fd = self._stack.enter_context(_lock(self._directory))
             try:
                 await self._first_start(executable)
             except PortTaken:
@@ -129,6 +132,7 @@ class EmbeddedRedis:
             [executable, *arguments],
             directory=self._directory,
             log=self._directory / "redis.log",
+            keep_open=[self._lock_fd],
         )
         await self.start()
 
@@ -142,6 +146,20 @@ class EmbeddedRedis:
         info = await reader.readexactly(size)
         server = self._entered()
         return pong if server.running and f"process_id:{server.pid}\r".encode() in info else b""
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[int]:
+    """Keeps a second Redis off the append-only file. The server inherits it, so it also outlives a killed owner."""
+    with (directory / "redis.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EmbeddedError(
+                f"another redis-server works in {directory}",
+                mend="stop it (its port is in redis.log), or use another directory",
+            ) from None
+        yield file.fileno()
 
 
 def find_executable() -> Path:

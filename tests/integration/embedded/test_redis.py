@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,49 @@ async def test_a_taken_port_is_named_and_the_other_server_stays() -> None:
             async with EmbeddedRedis(port=first.port):
                 pytest.fail("two servers on one port")
         assert await get(first.url, "name") == b"mine"
+
+
+async def test_two_servers_never_share_a_directory_and_the_next_one_may_have_it(tmp_path: Path) -> None:
+    async with EmbeddedRedis(tmp_path):
+        with pytest.raises(EmbeddedError, match="another redis-server works in"):
+            async with EmbeddedRedis(tmp_path):
+                pytest.fail("two servers on one append-only file")
+    async with EmbeddedRedis(tmp_path):
+        pass
+
+
+async def test_a_server_that_outlived_its_killed_owner_keeps_the_directory_locked(tmp_path: Path) -> None:
+    owner_code = (
+        "import asyncio, pathlib, sys\n"
+        "from aif_stream.embedded.redis import EmbeddedRedis\n"
+        "async def main():\n"
+        "    async with EmbeddedRedis(pathlib.Path(sys.argv[1])) as server:\n"
+        "        print(server.pid, flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", owner_code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    orphan = int(await asyncio.wait_for(owner.stdout.readline(), 60))
+    owner.kill()
+    await owner.wait()
+    try:
+        with pytest.raises(EmbeddedError, match="another redis-server works in"):
+            async with EmbeddedRedis(tmp_path):
+                pytest.fail("two servers on one append-only file")
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+    async def free() -> bool:
+        try:
+            async with EmbeddedRedis(tmp_path):
+                return True
+        except EmbeddedError:
+            return False
+
+    await eventually(free, what="the directory is free again")
 
 
 async def test_a_free_port_that_is_taken_meanwhile_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

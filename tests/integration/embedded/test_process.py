@@ -1,0 +1,102 @@
+"""A child process never outlasts its deadline, and its failure says why."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from aif_stream.embedded.process import PortTaken, ServerProcess, free_ports, run_tool
+from aif_stream.errors import EmbeddedError
+from tests.stack import eventually
+
+
+def shell(directory: Path, script: str) -> ServerProcess:
+    return ServerProcess("server", ["/bin/sh", "-c", script], directory=directory, log=directory / "log")
+
+
+async def never() -> bool:
+    return False
+
+
+async def test_a_child_that_ends_early_is_reported_with_what_this_start_wrote(tmp_path: Path) -> None:
+    server = shell(tmp_path, "echo the disk is full; exit 3")
+    server.log.write_text("older start: Address already in use\n")
+    server.spawn()
+    with pytest.raises(EmbeddedError, match=r"(?s)ended before it was ready.*the disk is full") as caught:
+        await server.wait_ready(never, 60)
+    assert not isinstance(caught.value, PortTaken)
+
+
+async def test_a_taken_port_is_told_apart(tmp_path: Path) -> None:
+    server = shell(tmp_path, "echo 'bind: Address already in use'; exit 1")
+    server.spawn()
+    with pytest.raises(PortTaken, match="choose another port"):
+        await server.wait_ready(never, 60)
+
+
+async def test_a_child_that_is_never_ready_is_dead_after_the_deadline(tmp_path: Path) -> None:
+    server = shell(tmp_path, "sleep 600")
+    server.spawn()
+    with pytest.raises(EmbeddedError, match="was not ready after 0 s"):
+        await server.wait_ready(never, 0.2)
+    assert not server.running
+
+
+async def test_a_cancelled_start_leaves_no_child(tmp_path: Path) -> None:
+    server = shell(tmp_path, "sleep 600")
+    server.spawn()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(server.wait_ready(never, 60), 0.2)
+    assert not server.running
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_deadline(tmp_path: Path) -> None:
+    server = shell(tmp_path, "trap '' TERM; echo up; while :; do sleep 600; done")
+    server.spawn()
+
+    async def up() -> bool:
+        return "up" in server.log.read_text()
+
+    await server.wait_ready(up, 60)
+    await server.stop(0.2)
+    assert not server.running
+
+
+async def test_kill9_takes_the_children_of_the_child_along(tmp_path: Path) -> None:
+    server = shell(tmp_path, "sleep 600 & echo $!; wait")
+    server.spawn()
+
+    async def grandchild() -> int | None:
+        return int(server.log.read_text() or 0) or None
+
+    stat = Path("/proc") / str(await eventually(grandchild, what="the grandchild's pid in the log")) / "stat"
+    await server.kill9()
+
+    async def gone() -> bool:
+        return not stat.exists() or stat.read_text().split()[2] == "Z"
+
+    await eventually(gone, what="the grandchild's end")
+
+
+async def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    server = ServerProcess("server", [tmp_path / "missing"], directory=tmp_path, log=tmp_path / "log")
+    with pytest.raises(EmbeddedError, match="missing cannot be started"):
+        server.spawn()
+    with pytest.raises(EmbeddedError, match=r"missing cannot be started: .* → install it"):
+        await run_tool([tmp_path / "missing"], directory=tmp_path, deadline_s=60, mend="install it")
+
+
+async def test_a_tool_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedError, match="was not done after 0 s → try later"):
+        await run_tool(["/bin/sleep", "600"], directory=tmp_path, deadline_s=0.2, mend="try later")
+
+
+def test_free_ports_differ_and_can_be_bound() -> None:
+    ports = free_ports(5)
+    assert len(set(ports)) == 5
+    for port in ports:
+        with socket.socket() as each:
+            each.bind(("127.0.0.1", port))
