@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now_ms() -> int:
@@ -24,8 +27,7 @@ def elapsed_ms(since_s: float) -> float:
 def to_rfc3339(ms: int) -> str:
     """``1700000000123`` -> ``2023-11-14T22:13:20.123Z`` (the form of CloudEvents' ``time``)."""
     seconds, rest = divmod(ms, 1000)
-    stamp = datetime.fromtimestamp(seconds, UTC)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
 
 
 def from_rfc3339(text: str) -> int:
@@ -36,5 +38,5 @@ def from_rfc3339(text: str) -> int:
     stamp = datetime.fromisoformat(text)
     if stamp.tzinfo is None:
         raise ValueError(f"no time zone in {text!r}")
-    whole = int(stamp.replace(microsecond=0).timestamp())
-    return whole * 1000 + stamp.microsecond // 1000
+    since = stamp - _EPOCH
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aif_stream.bus.consumer import Record
-from aif_stream.domain.envelope import JSON, Envelope, from_headers, to_headers
+from aif_stream.domain.envelope import JSON, Envelope, to_headers, type_and_time
 from aif_stream.domain.events import (
     MAX_AHEAD_MS,
     Behavior,
@@ -96,11 +96,11 @@ def event_headers(kind: EventType, event_id: str, source: str, event_time_ms: in
 
 
 def _event_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:
-    envelope = from_headers(record.headers)
-    if envelope.type != expected.value:
-        raise BadEvent("unknown-type", f"{envelope.type:.80} is not {expected.value}", field="ce_type")
-    check_event_time(envelope.time_ms, record.timestamp, max_ahead_ms)
-    return envelope.time_ms
+    kind, time_ms = type_and_time(record.headers)
+    if kind != expected.value:
+        raise BadEvent("unknown-type", f"{kind:.80} is not {expected.value}", field="ce_type")
+    check_event_time(time_ms, record.timestamp, max_ahead_ms)
+    return time_ms
 
 
 def _removal_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:

@@ -24,7 +24,9 @@ Id = (
     | Annotated[int, Meta(ge=0, description="the same id as its decimal string")]
 )
 Text = Annotated[str, Meta(max_length=1024)]
-Attribute = Text | int | float | Annotated[list[Text], Meta(max_length=256)]
+# Larger integers become the infinite float32 of a feature, or overflow on the way there.
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Attribute = Text | Whole | float | Annotated[list[Text], Meta(max_length=256)]
 Attributes = dict[Text, Attribute]
 TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="ms since the epoch, UTC")]
 
@@ -120,6 +122,13 @@ _USER = msgspec.json.Decoder(UserUpserted)
 _BEHAVIOR = msgspec.json.Decoder(Behavior)
 
 
+class _RawAttributes(msgspec.Struct):
+    attributes: dict[str, msgspec.Raw]
+
+
+_ATTRIBUTE = msgspec.json.Decoder(Attribute)
+
+
 def decode_item(value: bytes) -> ItemUpserted:
     """JSON bytes -> item. Raises ``BadEvent`` with the field's path; the numbers are finite."""
     item = _decode(_ITEM, value)
@@ -151,21 +160,38 @@ def check_event_time(event_time_ms: int, append_time_ms: int, max_ahead_ms: int 
 
 def _decode(decoder: msgspec.json.Decoder[_T], value: bytes) -> _T:
     try:
+        if not value.isascii():
+            value.decode()  # msgspec skips unknown fields without looking at their bytes
         return decoder.decode(value)
     except msgspec.ValidationError as error:
-        problem, field = _split_path(str(error))
+        problem, field = _split_path(str(error), value)
         raise BadEvent("invalid", problem, field=field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadEvent("unreadable", f"not JSON: {error}") from None
 
 
-def _split_path(message: str) -> tuple[str, str]:
-    """msgspec's "Expected `int`, got `str` - at `$.a.b`" -> ("Expected `int`, got `str`", "a.b")."""
-    problem, _, path = message.partition(" - at `")
-    field = path.removesuffix("`").removeprefix("$").removeprefix(".").replace("`key` in $.", "")
+def _split_path(message: str, value: bytes) -> tuple[str, str]:
+    """msgspec's "Expected `int`, got `str` - at `$.a.b`" -> ("Expected `int`, got `str`", "a.b").
+
+    msgspec writes the name of an attribute as ``[...]``; it is looked up, so that the reader finds the place.
+    """
+    problem, _, path = message.partition(" - at ")
+    field = path.strip("`").replace("key` in `", "").removeprefix("$").removeprefix(".")
     if "missing required field" in problem:
         field = ".".join(part for part in (field, problem.rsplit("`", 2)[1]) if part)
+    elif field.startswith("attributes[...]"):
+        field = field.replace("[...]", f".{_wrong_attribute(value)}", 1)
     return problem, field
+
+
+def _wrong_attribute(value: bytes) -> str:
+    """Name of the first attribute that is none, in an event that has been refused for it."""
+    for name, raw in msgspec.json.decode(value, type=_RawAttributes).attributes.items():
+        try:
+            _ATTRIBUTE.decode(raw)
+        except msgspec.ValidationError:
+            return name[:64]
+    return "?"
 
 
 def bad_input_reason(error: BadInput) -> str:

@@ -23,6 +23,7 @@ DIRECT_LIMIT: Final = 1 << 62
 HASHED_BIT: Final = 1 << 63
 # Longer ids are almost surely a mistake (a URL, a JSON text) and would be copied into every row of Redis.
 MAX_ID_CHARS: Final = 256
+_MAX_ID_BITS: Final = 850  # 2**850 has 256 digits
 
 
 def canonical_id(value: object, field: str) -> str:
@@ -36,7 +37,9 @@ def canonical_id(value: object, field: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadInput(f"an id is a string or an integer >= 0, not {value!r:.40}", field=field)
     if value < 0:
-        raise BadInput(f"an id may not be negative, got {value}", field=field)
+        raise BadInput("an id may not be negative", field=field)
+    if value.bit_length() > _MAX_ID_BITS:  # str() of a huge integer is slow, then refused by Python itself
+        raise BadInput(f"an id has at most {MAX_ID_CHARS} characters", field=field)
     return str(value)
 
 
