@@ -54,11 +54,11 @@ class Roles:
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, process: ServerProcess) -> None:
-    """Wait for ``GET {url}/readyz`` to answer 200; raises ``EmbeddedError`` with the log's end otherwise."""
+    """Wait for ``GET url`` to answer 200; raises ``EmbeddedError`` with the log's end otherwise."""
 
     async def ready() -> bool:
         try:
-            async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as reply:
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=2)) as reply:
                 return reply.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False

@@ -1,0 +1,136 @@
+"""``aif model``: publish, list, status, activate, rollback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from aif_stream.cli.entry import run_async, with_settings
+from aif_stream.settings import Settings
+
+
+@click.group()
+def model() -> None:
+    """Model versions: publish, list, status, activate, rollback."""
+
+
+@model.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--wait", is_flag=True, help="return when every row is rebuilt and the version is ready")
+@click.option("--activate", is_flag=True, help="wait, then let this version answer")
+@click.option("--json", "as_json", is_flag=True, help="the version's record as JSON")
+@with_settings
+def publish(settings: Settings, directory: Path, wait: bool, activate: bool, as_json: bool) -> None:
+    """Publish the artefact in DIRECTORY as a new version and rebuild the rows for it.
+
+    Publishing the same artefact again takes up a roll-out that was broken off.
+    """
+    from aif_stream.nearline.rollout import Progress as Rebuilt
+    from aif_stream.nearline.rollout import publish_version
+
+    columns = (TextColumn("rebuild"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rebuild", total=None, rate="", visible=False)
+
+        def show(done: Rebuilt) -> None:
+            bar.update(
+                task, visible=True, completed=done.done, total=done.total, rate=f"{done.items_per_s:,.0f} items/s"
+            )
+
+        record = run_async(publish_version(settings, directory, wait=wait, activate=activate, on_progress=show))
+    _say(as_json, {"version": record.version, "state": record.state.value, "artefact": record.artefact})
+
+
+@model.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="one JSON array on stdout")
+@with_settings
+def list_versions(settings: Settings, as_json: bool) -> None:
+    """List the versions, oldest first."""
+    found = run_async(_versions(settings))
+    if as_json:
+        click.echo(orjson.dumps(found).decode())
+        return
+    _table(found, ("version", "state", "coverage", "created_ms"))
+
+
+@model.command()
+@click.option("--json", "as_json", is_flag=True, help="one JSON array on stdout")
+@with_settings
+def status(settings: Settings, as_json: bool) -> None:
+    """The versions with the progress of their rebuild."""
+    found = run_async(_versions(settings))
+    if as_json:
+        click.echo(orjson.dumps(found).decode())
+        return
+    _table(found, ("version", "state", "coverage", "rebuild"))
+
+
+@model.command()
+@click.argument("version")
+@with_settings
+def activate(settings: Settings, version: str) -> None:
+    """Let VERSION answer from now on; the one before stays warm for a rollback."""
+    from aif_stream.nearline.rollout import activate_version
+
+    record = run_async(activate_version(settings, version))
+    click.echo(f"{record.version} is active, in place of {record.replaces or 'none'}")
+
+
+@model.command()
+@with_settings
+def rollback(settings: Settings) -> None:
+    """Go back to the version that the active one replaced."""
+    from aif_stream.nearline.rollout import rollback_version
+
+    record = run_async(rollback_version(settings))
+    click.echo(f"{record.version} is active again, in place of {record.replaces or 'none'}")
+
+
+async def _versions(settings: Settings) -> list[dict[str, Any]]:
+    from aif_stream.bus.versions import read_versions
+    from aif_stream.nearline.rollout import rebuild_status
+
+    book = await read_versions(settings)
+    found: list[dict[str, Any]] = []
+    for record in sorted(book.records.values(), key=lambda r: (r.created_ms, r.version)):
+        done = await rebuild_status(settings, record.version)
+        found.append(
+            {
+                "version": record.version,
+                "state": book.state_of(record.version).value,
+                "coverage": done.done / done.total if done.total else 0.0,
+                "created_ms": record.created_ms,
+                "rebuild": {
+                    "done": done.done,
+                    "total": done.total,
+                    "items_per_s": done.items_per_s,
+                    "eta_s": done.eta_s,
+                },
+            }
+        )
+    return found
+
+
+def _table(found: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in found:
+        cells = dict(
+            row, coverage=f"{row['coverage']:.1%}", rebuild=f"{row['rebuild']['done']}/{row['rebuild']['total']}"
+        )
+        table.add_row(*(str(cells[column]) for column in columns), style="bold" if row["state"] == "active" else "")
+    Console().print(table)
+
+
+def _say(as_json: bool, record: dict[str, Any]) -> None:
+    if as_json:
+        click.echo(orjson.dumps(record).decode())
+    else:
+        click.echo(f"{record['version']} is {record['state']} ({record['artefact']})")

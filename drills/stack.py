@@ -1,0 +1,98 @@
+"""What a drill runs on: one real broker, one real Redis, worker processes that may be killed, a model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aif_stream.bus import admin
+from aif_stream.bus.topics import load_topics
+from aif_stream.embedded.jars import KafkaJars
+from aif_stream.embedded.kafka import KafkaCluster
+from aif_stream.embedded.process import ServerProcess
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.model.artefact import load
+from aif_stream.model.version import ModelVersion
+from aif_stream.nearline import rollout
+from aif_stream.settings import Settings, variable
+
+
+@dataclass(slots=True)
+class DrillStack:
+    """Everything that a scenario may hit."""
+
+    directory: Path
+    settings: Settings
+    kafka: KafkaCluster
+    redis: EmbeddedRedis
+    model: ModelVersion
+    workers: list[ServerProcess] = field(default_factory=list)
+    started: int = 0
+
+    def start_worker(self) -> ServerProcess:
+        """One more ``aif nearline``."""
+        self.started += 1
+        names = (
+            "kafka_bootstrap",
+            "redis_url",
+            "models_dir",
+            "kafka_session_timeout_ms",
+            "index_buckets",
+            "metrics_port",
+        )
+        environ = {variable(name): str(getattr(self.settings, name)) for name in names}
+        worker = ServerProcess(
+            f"worker {self.started}",
+            [sys.executable, "-m", "aif_stream", "nearline"],
+            directory=self.directory,
+            log=self.directory / f"worker-{self.started}.log",
+            environ={**os.environ, **environ, "OMP_NUM_THREADS": "1"},
+        )
+        worker.spawn()
+        self.workers.append(worker)
+        return worker
+
+    async def kill9(self, worker: ServerProcess) -> None:
+        await worker.kill9()
+        self.workers.remove(worker)
+
+    async def stop(self, worker: ServerProcess) -> None:
+        await worker.stop(60)
+        self.workers.remove(worker)
+
+
+@asynccontextmanager
+async def drill_stack(directory: Path, *, model: Path, workers: int = 2, nodes: int = 1) -> AsyncIterator[DrillStack]:
+    """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers."""
+    jars = await KafkaJars().fetch()
+    async with (
+        KafkaCluster(nodes, jars, directory / "kafka") as kafka,
+        EmbeddedRedis(directory / "redis") as redis,
+    ):
+        settings = dataclasses.replace(
+            Settings(),
+            home=directory / "home",
+            models_dir=directory / "home" / "models",
+            kafka_bootstrap=kafka.bootstrap,
+            redis_url=redis.url,
+            kafka_session_timeout_ms=6000,  # the least that a broker allows by default: dead members leave soon
+            metrics_port=0,
+        )
+        specs = load_topics(None)
+        if nodes == 1:
+            specs = {name: dataclasses.replace(spec, replication=1) for name, spec in specs.items()}
+        await admin.apply(settings, specs)
+        stack = DrillStack(directory, settings, kafka, redis, await asyncio.to_thread(load, model))
+        try:
+            for _ in range(workers):
+                stack.start_worker()
+            await rollout.publish_version(settings, model, activate=True)
+            yield stack
+        finally:
+            await asyncio.gather(*(worker.kill9() for worker in stack.workers))
