@@ -7,8 +7,9 @@
     {u:<user key, hex>}:p    string  order header (16 bytes) + the producer's JSON
     aif:mark:<c>:<t>:<p>     string  next offset of a topic's partition whose effects are in this Redis
     aif:layout               string  bucket count and format of this deployment
+    aif:rebuild:<v>          hash  finished bucket -> its items; 7 days, as long as the topic keeps the tasks
 
-None expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
+None of the others expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
 (whose tombstone is purged after ``tombstone_keep_h``) or the retirement of a version. Histories are bounded
 by length instead. A mark or a layout that vanished would look like an emptied Redis: a needless full replay.
 
@@ -75,3 +76,7 @@ def profile_key(user_key: int) -> bytes:
 
 def mark_key(cluster: str, topic_id: str, partition: int) -> bytes:
     return b"aif:mark:%s:%s:%d" % (cluster.encode(), topic_id.encode(), partition)
+
+
+def rebuild_key(version: str) -> bytes:
+    return b"aif:rebuild:%s" % version.encode()

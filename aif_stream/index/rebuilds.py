@@ -1,0 +1,51 @@
+"""Which buckets of a version are rebuilt: a tally in Redis that workers fill and ``aif model`` reads."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from aif_stream.index.connection import Redis, checked
+from aif_stream.index.keys import rebuild_key
+from aif_stream.index.wire import pack
+
+# As long as the topic keeps the tasks: a tally never outlives what could still fill it.
+KEEP_S: Final = 7 * 24 * 3600
+
+
+class Tally(NamedTuple):
+    """``done``: bucket -> items whose rows were computed in it."""
+
+    done: dict[int, int]
+    total: int
+
+    @property
+    def items(self) -> int:
+        return sum(self.done.values())
+
+    @property
+    def missing(self) -> list[int]:
+        """Buckets still to do."""
+        return [bucket for bucket in range(self.total) if bucket not in self.done]
+
+
+class RebuildTally:
+    """Per version, the finished buckets. Every method raises ``IndexUnavailable`` and may be repeated."""
+
+    def __init__(self, redis: Redis, buckets: int) -> None:
+        self._redis = redis
+        self._buckets = buckets
+
+    async def finish(self, version: str, bucket: int, items: int) -> None:
+        """Note a bucket as done, with the number of its items."""
+        key = rebuild_key(version)
+        commands = [pack("HSET", key, bucket, items), pack("EXPIRE", key, KEEP_S)]
+        checked(await self._redis.execute(commands, [key, key]))
+
+    async def read(self, version: str) -> Tally:
+        flat = await self._redis.call("HGETALL", rebuild_key(version))
+        done = dict(zip(map(int, flat[0::2]), map(int, flat[1::2]), strict=True))
+        return Tally(done, self._buckets)
+
+    async def clear(self, version: str) -> None:
+        """Begin anew: a rebuild that was asked for again counts from zero."""
+        await self._redis.call("DEL", rebuild_key(version))

@@ -1,0 +1,188 @@
+"""The items lane: newest event per item → one item-tower call per version → rows and features → change log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aif_stream import clock
+from aif_stream.bus.consumer import Record
+from aif_stream.bus.events import ItemEvent, event_headers, item_from_record
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import ITEM_UPDATES
+from aif_stream.domain.events import EventType, ItemUpserted
+from aif_stream.domain.order import Order
+from aif_stream.domain.row import RowLayout, Rows, empty_rows
+from aif_stream.errors import VersionMissing
+from aif_stream.index.changelog import Stamps
+from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
+from aif_stream.index.store import N2OStore
+from aif_stream.model.version import ModelVersion
+from aif_stream.nearline.changes import ChangeLog
+from aif_stream.nearline.freshness import NEARLINE_SOURCE, published_again, seen_in_redis
+from aif_stream.nearline.newest import Newest, coalesce
+from aif_stream.nearline.versions import LoadedVersions
+from aif_stream.nearline.work import Poison, Taken, Written
+from aif_stream.telemetry import EVENTS_SKIPPED, ROWS_INVALID, ROWS_REJECTED_OLDER, ROWS_WRITTEN, kv
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBatch:
+    """A coalesced micro-batch (B items) and its rows by version, each Rows (B)."""
+
+    newest: Sequence[Newest[ItemEvent]]
+    writes: Sequence[ItemWrite]
+    rows: dict[str, Rows]
+    layouts: dict[str, RowLayout]
+
+
+class ItemsWork:
+    """See work.Work. Effects: rows and features in Redis, ``aif.n2o-rows``, winners published again."""
+
+    name = "items"
+
+    def __init__(self, store: N2OStore, versions: LoadedVersions, producer: Producer, max_ahead_ms: int) -> None:
+        self._store = store
+        self._versions = versions
+        self._producer = producer
+        self._changes = ChangeLog(producer)
+        self._max_ahead_ms = max_ahead_ms
+
+    def decode(self, record: Record) -> ItemEvent:
+        return item_from_record(record, self._max_ahead_ms)
+
+    async def prepare(self, batch: Sequence[Taken[ItemEvent]]) -> ItemBatch:
+        """Coalesce, then the item side of every loaded version (in a thread: torch releases the GIL)."""
+        newest = coalesce(batch)
+        if len(newest) < len(batch):
+            EVENTS_SKIPPED.labels(self.name, "superseded").inc(len(batch) - len(newest))
+        writes = [ItemWrite(e.key, e.id_text, e.order, e.payload) for e in (held.taken.event for held in newest)]
+        prepared = ItemBatch(newest, writes, {}, {})
+        models = self._versions.models
+        if models and newest:
+            await asyncio.to_thread(_compute, prepared, models)
+        return prepared
+
+    async def write(self, prepared: ItemBatch) -> Written:
+        if not prepared.writes:
+            return Written()
+        results = await self._write_live(prepared)
+        now_ms = clock.now_ms()
+        acks: list[Awaitable[object]] = []
+        done = [i for i, result in enumerate(results) if result.status in (WriteStatus.WRITTEN, WriteStatus.EQUAL)]
+        self._count(prepared, results, done, now_ms)
+        acks += await self._log_changes(prepared, done, now_ms)
+        acks += await self._publish_winners(prepared, results)
+        return Written(acks, [_collision(prepared.newest[i], r) for i, r in enumerate(results) if _collided(r)])
+
+    async def restore(self) -> None:
+        await self._versions.restore()
+
+    async def _write_live(self, prepared: ItemBatch) -> list[WriteResult]:
+        """One write; versions that Redis lists and this batch lacks are loaded, computed and written as well.
+
+        Raises ``VersionMissing`` when one cannot be loaded now: the lane waits and tries again.
+        """
+        try:
+            return await self._store.write_live(prepared.writes, prepared.rows)
+        except VersionMissing as error:
+            if not await self._versions.bring(error.versions):
+                raise
+            models = self._versions.models
+            missing = {name: models[name] for name in models if name not in prepared.rows}
+            log.info(kv("batch.completed", lane=self.name, versions=",".join(missing)))
+            await asyncio.to_thread(_compute, prepared, missing)
+            return await self._store.write_live(prepared.writes, prepared.rows)
+
+    def _count(self, prepared: ItemBatch, results: Sequence[WriteResult], done: Sequence[int], now_ms: int) -> None:
+        ROWS_WRITTEN.labels(self.name).inc(len(done) * len(prepared.rows))
+        older = sum(result.status is WriteStatus.OLDER for result in results)
+        if older:
+            ROWS_REJECTED_OLDER.inc(older)
+        seen_in_redis(
+            (
+                held.taken.event.order.event_time_ms
+                for held, result in zip(prepared.newest, results, strict=True)
+                if result.status is WriteStatus.WRITTEN and not published_again(held.taken.record)
+            ),
+            now_ms,
+        )
+
+    async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
+        """Rows now in Redis → change log. An equal order too: the worker that wrote it may have died before this."""
+        if not done:
+            return []
+        stamps = Stamps(min(prepared.newest[i].taken.record.timestamp for i in done), now_ms)
+        keys = np.array([prepared.writes[i].key for i in done], dtype=np.uint64)
+        acks: list[Awaitable[object]] = []
+        for version, rows in prepared.rows.items():
+            acks += await self._changes.send(version, prepared.layouts[version], keys, rows[done], stamps)
+        return acks
+
+    async def _publish_winners(self, prepared: ItemBatch, results: Sequence[WriteResult]) -> list[Awaitable[object]]:
+        """A late event is now its item's last record, the one that compaction keeps: publish the winner after it.
+
+        It comes back with its own event time and a higher offset, is newest by that, and the matter ends.
+        """
+        late = [
+            i
+            for i, result in enumerate(results)
+            if result.status is not WriteStatus.COLLISION and prepared.newest[i].last_offset > result.stored.offset
+        ]
+        if not late:
+            return []
+        stored = await self._store.read_items([prepared.writes[i].key for i in late])
+        acks: list[Awaitable[object]] = []
+        for i, item in zip(late, stored, strict=True):
+            # Another worker may have moved on since; then its event is the last record, or it publishes the winner.
+            if item is None or item.order.offset > prepared.newest[i].last_offset:
+                continue
+            kind = EventType.ITEM_REMOVED if item.removed else EventType.ITEM_UPSERTED
+            acks.append(
+                await self._producer.send(
+                    ITEM_UPDATES,
+                    item.id_text.encode("utf-8", "surrogatepass"),
+                    None if item.removed else item.payload,
+                    event_headers(kind, str(uuid.uuid4()), NEARLINE_SOURCE, item.order.event_time_ms),
+                    partition=prepared.newest[i].taken.record.partition,
+                )
+            )
+        log.info(kv("winners.published", lane=self.name, items=len(acks)))
+        return acks
+
+
+def _compute(prepared: ItemBatch, models: Mapping[str, ModelVersion]) -> None:
+    """Rows of the whole batch under each model, put into ``prepared.rows``; removals get their order alone."""
+    at = [i for i, write in enumerate(prepared.writes) if write.payload is not None]
+    items: list[ItemUpserted] = [e.item for held in prepared.newest if (e := held.taken.event).item is not None]
+    orders = np.array([write.order for write in prepared.writes], dtype=np.uint64).reshape(-1, 2)
+    computed_ms = clock.now_ms()
+    for name, model in models.items():
+        if len(at) == len(prepared.writes):
+            rows, problems = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms)
+        else:
+            rows = empty_rows(model.layout, len(prepared.writes))
+            rows["event_time_ms"], rows["offset"], rows["computed_ms"] = orders[:, 0], orders[:, 1], computed_ms
+            some, problems = model.item_rows(items, orders[at, 0], orders[at, 1], computed_ms)
+            rows[at] = some
+        prepared.rows[name], prepared.layouts[name] = rows, model.layout
+        if problems:
+            ROWS_INVALID.labels(name).inc(problems.total())
+            log.warning(kv("rows.invalid", version=name, **dict(problems)))
+
+
+def _collided(result: WriteResult) -> bool:
+    return result.status is WriteStatus.COLLISION
+
+
+def _collision(held: Newest[ItemEvent], result: WriteResult) -> Poison:
+    event, order = held.taken.event, Order(*result.stored)
+    problem = f"item_id: {event.id_text:.80} has the same 64-bit key as another item, stored with order {order}"
+    return Poison(held.taken.record, "collision", problem)

@@ -1,0 +1,47 @@
+"""Inside a batch the newest event of an id wins; hot ids cost one write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from aif_stream.domain.order import Order
+from aif_stream.nearline.work import Taken
+
+
+class Ordered(Protocol):
+    """An event that has an id and an order."""
+
+    @property
+    def id_text(self) -> str: ...
+
+    @property
+    def order(self) -> Order: ...
+
+
+E = TypeVar("E", bound=Ordered)
+
+
+@dataclass(slots=True)
+class Newest(Generic[E]):
+    """The newest event of one id in a batch. ``last_offset``: the id's last record in the batch, the one that
+    compaction would keep; beyond the stored order's offset it means that a late event has come."""
+
+    taken: Taken[E]
+    last_offset: int
+
+
+def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
+    """One entry per id (not per key: the store tells two ids of one key apart), the newest by order."""
+    newest: dict[str, Newest[E]] = {}
+    for taken in batch:
+        event = taken.event
+        held = newest.get(event.id_text)
+        if held is None:
+            newest[event.id_text] = Newest(taken, event.order.offset)
+            continue
+        held.last_offset = max(held.last_offset, event.order.offset)
+        if event.order >= held.taken.event.order:
+            held.taken = taken
+    return list(newest.values())

@@ -1,0 +1,266 @@
+"""A new model version, from a directory to active: publish → list → rebuild → ready → activate (design §7).
+
+Every step may be repeated: a roll-out that was broken off is taken up by publishing the same artefact again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from aif_stream import clock
+from aif_stream.bus import versions as bus_versions
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import MODEL_UPDATES, REBUILD_TASKS
+from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
+from aif_stream.errors import ArtefactError, VersionError
+from aif_stream.index.connection import open_redis
+from aif_stream.index.keys import Buckets
+from aif_stream.index.rebuilds import RebuildTally
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import load, manifest_sha256
+from aif_stream.nearline.rebuild import RebuildTask, task_record
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+_ASK_EVERY_S: Final = 0.2
+# No bucket finished for this long while live traffic is quiet: tasks or their tally were lost (Redis emptied,
+# retention), so the missing ones are given out again. A bucket takes well under a second.
+_STALLED_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rebuild is, in buckets; ``eta_s`` None while nothing can be said."""
+
+    done: int
+    total: int
+    items: int
+    items_per_s: float
+    eta_s: float | None
+
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.total
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def _ignore(_: Progress) -> None:
+    """For callers who only want the end."""
+
+
+class Rollout:
+    """The steps, on open connections; see ``open_rollout``."""
+
+    def __init__(self, settings: Settings, producer: Producer, store: N2OStore, tally: RebuildTally) -> None:
+        self._settings = settings
+        self._producer = producer
+        self._store = store
+        self._tally = tally
+
+    async def publish(self, artefact: Path) -> VersionRecord:
+        """Check and keep the artefact, announce it, list it in every bucket, give out the rebuild tasks.
+
+        Returns the ``rebuilding`` record; a version that is ready or active already is returned as it is. Raises
+        ``ArtefactError``, and ``VersionError`` when the name is taken by another artefact or retired.
+        """
+        model = await asyncio.to_thread(load, artefact)
+        book = await bus_versions.read_versions(self._settings)
+        digest = manifest_sha256(artefact)
+        known = book.records.get(model.name)
+        if known is not None:
+            _check_same(known, digest)
+            if known.state in (VersionState.READY, VersionState.ACTIVE):
+                return known
+        home = await asyncio.to_thread(install, artefact, self._settings.models_dir / model.name)
+        record = VersionRecord(
+            version=model.name,
+            state=VersionState.PUBLISHED,
+            artefact=str(home),
+            manifest_sha256=digest,
+            created_ms=known.created_ms if known is not None else clock.now_ms(),
+        )
+        await self._store.ensure_layout()
+        await self._announce(record)
+        # Listed before the tasks go out: from here on every live write carries the version, so a bucket that is
+        # scanned afterwards misses nothing.
+        await self._store.add_version(record.version)
+        await self._tally.clear(record.version)
+        await self._give_out(record.version, range(self._store.buckets.count))
+        return await self._announce(msgspec.structs.replace(record, state=VersionState.REBUILDING))
+
+    async def progress(self, version: str) -> AsyncIterator[Progress]:
+        """How far the rebuild is, every 0.2 s, ending with the complete one. Gives lost tasks out again."""
+        first = await self._tally.read(version)
+        began_s = changed_s = clock.monotonic_s()
+        before = len(first.done)
+        while True:
+            tally = await self._tally.read(version)
+            now_s = clock.monotonic_s()
+            gained, took_s = len(tally.done) - len(first.done), max(now_s - began_s, 1e-3)
+            rate = max(0, tally.items - first.items) / took_s
+            eta_s = len(tally.missing) * took_s / gained if gained > 0 else None
+            progress = Progress(len(tally.done), tally.total, tally.items, rate, eta_s)
+            yield progress
+            if progress.complete:
+                return
+            if len(tally.done) != before:
+                before, changed_s = len(tally.done), now_s
+            elif now_s - changed_s > _STALLED_S:
+                log.warning(kv("rebuild.stalled", version=version, missing=len(tally.missing), action="tasks again"))
+                await self._give_out(version, tally.missing)
+                changed_s = now_s
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def finish(self, version: str) -> VersionRecord:
+        """Say that a version is ready: every bucket is rebuilt."""
+        record = _known(await bus_versions.read_versions(self._settings), version)
+        if record.state in (VersionState.READY, VersionState.ACTIVE):
+            return record
+        return await self._announce(msgspec.structs.replace(record, state=VersionState.READY))
+
+    async def activate(self, version: str) -> VersionRecord:
+        """Make a ready version the one that answers. Raises ``VersionError`` when it is not ready or another
+        activation won the race."""
+        book = await bus_versions.read_versions(self._settings)
+        record = _known(book, version)
+        state = book.state_of(version)
+        if book.active == version:
+            return record
+        if state is not VersionState.READY:
+            raise VersionError(f"version {version} is {state.value}, not ready", mend="aif model status")
+        active = msgspec.structs.replace(
+            record, state=VersionState.ACTIVE, activation=book.activation + 1, replaces=book.active
+        )
+        await self._announce(active)
+        now_active = (await bus_versions.read_versions(self._settings)).active
+        if now_active != version:
+            raise VersionError(f"version {now_active} was activated at the same time", mend="aif model list")
+        return active
+
+    async def rollback(self) -> VersionRecord:
+        """Activate the version that the active one replaced. Raises ``VersionError`` when there is none."""
+        book = await bus_versions.read_versions(self._settings)
+        if book.active is None or (before := book.records[book.active].replaces) is None:
+            raise VersionError("there is no version to go back to", mend="aif model list")
+        return await self.activate(before)
+
+    async def _announce(self, record: VersionRecord) -> VersionRecord:
+        await bus_versions.publish_version(self._producer, record, "aif.rollout")
+        log.info(kv("version.announced", version=record.version, state=record.state.value))
+        return record
+
+    async def _give_out(self, version: str, buckets: Iterable[int]) -> None:
+        acks = []
+        for bucket in buckets:
+            key, value, headers = task_record(RebuildTask(version, bucket))
+            acks.append(await self._producer.send(REBUILD_TASKS, key, value, headers))
+        await asyncio.gather(*acks)
+
+
+@asynccontextmanager
+async def open_rollout(settings: Settings) -> AsyncIterator[Rollout]:
+    """Connections for a roll-out. Raises ``BusUnavailable``, ``TopicError``, ``IndexUnavailable``."""
+    async with (
+        open_redis(settings) as redis,
+        Producer(settings, "aif-rollout", topics=[MODEL_UPDATES, REBUILD_TASKS]) as producer,
+    ):
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        yield Rollout(settings, producer, store, RebuildTally(redis, settings.index_buckets))
+
+
+async def publish_version(
+    settings: Settings,
+    artefact: Path,
+    *,
+    wait: bool = False,
+    activate: bool = False,
+    on_progress: OnProgress = _ignore,
+) -> VersionRecord:
+    """Publish; with ``wait`` until every bucket is rebuilt and the version is ready; ``activate`` waits, too."""
+    async with open_rollout(settings) as rollout:
+        record = await rollout.publish(artefact)
+        if record.state is VersionState.REBUILDING and (wait or activate):
+            async for progress in rollout.progress(record.version):
+                on_progress(progress)
+            record = await rollout.finish(record.version)
+        return await rollout.activate(record.version) if activate else record
+
+
+async def wait_rebuilt(settings: Settings, version: str, on_progress: OnProgress = _ignore) -> VersionRecord:
+    """Take up the wait for a rebuild that is under way, and say that the version is ready."""
+    async with open_rollout(settings) as rollout:
+        async for progress in rollout.progress(version):
+            on_progress(progress)
+        return await rollout.finish(version)
+
+
+async def activate_version(settings: Settings, version: str) -> VersionRecord:
+    """See ``Rollout.activate``."""
+    async with open_rollout(settings) as rollout:
+        return await rollout.activate(version)
+
+
+async def rollback_version(settings: Settings) -> VersionRecord:
+    """See ``Rollout.rollback``."""
+    async with open_rollout(settings) as rollout:
+        return await rollout.rollback()
+
+
+async def rebuild_status(settings: Settings, version: str) -> Progress:
+    """How far a rebuild is now; rate and ETA need two looks and are left out."""
+    async with open_redis(settings) as redis:
+        tally = await RebuildTally(redis, settings.index_buckets).read(version)
+        return Progress(len(tally.done), tally.total, tally.items, 0.0, None)
+
+
+def install(artefact: Path, home: Path) -> Path:
+    """Copy an artefact to where every role reads it, whole or not at all. Repeatable for the same artefact.
+
+    Raises ``ArtefactError`` when ``home`` holds another one.
+    """
+    if home.exists():
+        if manifest_sha256(home) != manifest_sha256(artefact):
+            raise ArtefactError(f"{home} holds another artefact", mend="train under a new version name")
+        load(home)
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+    try:
+        shutil.copytree(artefact, draft, dirs_exist_ok=True)
+        draft.chmod(0o755)  # mkdtemp makes it private; other roles read it
+        draft.rename(home)
+    except OSError as error:
+        raise ArtefactError(f"cannot copy {artefact} to {home}: {error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return home
+
+
+def _known(book: VersionBook, version: str) -> VersionRecord:
+    record = book.records.get(version)
+    if record is None:
+        raise VersionError(f"version {version} is unknown", mend="aif model list")
+    return record
+
+
+def _check_same(known: VersionRecord, digest: str) -> None:
+    if known.manifest_sha256 != digest:
+        raise VersionError(
+            f"version {known.version} was published from another artefact", mend="train under a new version name"
+        )
+    if known.state is VersionState.RETIRED:
+        raise VersionError(f"version {known.version} is retired", mend="train under a new version name")

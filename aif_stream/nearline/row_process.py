@@ -1,0 +1,91 @@
+"""A process of its own, at the lowest OS priority, that computes the rows of rebuilds.
+
+Why not a thread: Python's lock would be held by a thread that the scheduler starves, and the live lanes would wait
+for it. Rows are computed from the bytes in the store by the same code as live ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+
+from aif_stream import clock
+from aif_stream.domain.events import decode_item
+from aif_stream.domain.order import Order
+from aif_stream.domain.row import Rows
+from aif_stream.errors import AifError
+from aif_stream.model.artefact import load
+from aif_stream.model.version import ModelVersion
+
+_NICEST: Final = 19
+
+
+class Computed(NamedTuple):
+    """Rows (N) in the order of the payloads, and why some are invalid (reason -> items)."""
+
+    rows: Rows
+    problems: dict[str, int]
+
+
+class RowProcess:
+    """Starts its process with the first call: a worker that never rebuilds does not pay for it."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+
+    async def rows(self, artefact: Path, payloads: Sequence[bytes], orders: Sequence[Order]) -> Computed:
+        """Item side of N stored items under the version in ``artefact``. Raises ``ArtefactError``."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, _compute, artefact, list(payloads), list(orders))
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise AifError("the rebuild process died", mend="look for the kernel's out-of-memory killer") from error
+
+
+def _begin() -> None:
+    os.nice(_NICEST)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - a spawned process has one
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)  # the worker was killed: nobody will close the pool
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+@functools.lru_cache(maxsize=2)  # the new version, and the one before while its last tasks come in
+def _model(artefact: Path) -> ModelVersion:
+    return load(artefact)
+
+
+def _compute(artefact: Path, payloads: list[bytes], orders: list[Order]) -> Computed:
+    model = _model(artefact)
+    packed = np.array(orders, dtype=np.uint64).reshape(-1, 2)
+    items = [decode_item(payload) for payload in payloads]
+    rows, problems = model.item_rows(items, packed[:, 0], packed[:, 1], clock.now_ms())
+    return Computed(rows, dict(problems))

@@ -1,0 +1,59 @@
+"""What a lane does with its records: the seam between the loop (lane.py) and items, users, behaviors, rebuilds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from aif_stream.bus.consumer import Record
+
+E = TypeVar("E")
+P = TypeVar("P")
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Taken(NamedTuple, Generic[E_co]):
+    """A record and the event that it carries."""
+
+    record: Record
+    event: E_co
+
+
+class Poison(NamedTuple):
+    """A record that cannot be used, for the dead-letter topic."""
+
+    record: Record
+    reason: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Effects that Redis has acknowledged; ``acks`` are those that Kafka still has to."""
+
+    acks: Sequence[Awaitable[object]] = ()
+    poison: Sequence[Poison] = field(default=())
+
+
+class Work(Protocol[E, P]):
+    """What one lane does; one instance per lane."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decode(self, record: Record) -> E:
+        """Raises ``BadEvent``: the record becomes a dead letter and the lane goes on."""
+        ...
+
+    async def prepare(self, batch: Sequence[Taken[E]]) -> P:
+        """Coalesce and compute; no effects."""
+        ...
+
+    async def write(self, prepared: P) -> Written:
+        """All effects, repeatable. Raises ``IndexUnavailable`` or ``IndexRefused``: it is called again."""
+        ...
+
+    async def restore(self) -> None:
+        """Redis lost something: put back what replaying this lane's topic does not."""
+        ...
