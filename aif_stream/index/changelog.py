@@ -1,0 +1,87 @@
+"""Records of ``aif.n2o-rows``: the rows of one batch and version that Redis has acknowledged.
+
+CloudEvents binary mode; value: ``layout.record`` entries (key u64, row), tombstones as full rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from aif_stream.domain.envelope import BINARY, Envelope, from_headers, to_headers
+from aif_stream.domain.ids import Keys
+from aif_stream.domain.row import RowLayout, Rows
+from aif_stream.errors import BadEvent
+
+ROWS_WRITTEN: Final = "aif.n2o.rows-written"
+SOURCE: Final = "aif.nearline"
+LIVE: Final = "live"
+
+
+class Stamps(NamedTuple):
+    """``appended_ms``: append time of the batch's oldest event; ``committed_ms``: when Redis acknowledged."""
+
+    appended_ms: int
+    committed_ms: int
+
+
+class ChangeHead(NamedTuple):
+    """What the headers of a record say; enough to skip the versions that one does not mirror.
+
+    ``lane``: "live" when the rows are of events just seen; others (a rebuild, a winner published again) say
+    nothing about freshness.
+    """
+
+    version: str
+    layout: str
+    lane: str
+    stamps: Stamps
+
+
+def layout_name(layout: RowLayout) -> str:
+    """Widths as one word, to recognise rows of another shape."""
+    return f"h{layout.hidden}.t{layout.width}.w{layout.bridges}.s{layout.signature_bits}"
+
+
+def encode_rows(
+    version: str, layout: RowLayout, keys: Keys, rows: Rows, stamps: Stamps, *, lane: str = LIVE
+) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Headers and value of one record for keys u64 (n), Rows (n)."""
+    records = np.empty(len(keys), dtype=layout.record)
+    records["key"], records["row"] = keys, rows
+    extensions = {
+        "modelversion": version,
+        "layout": layout_name(layout),
+        "lane": lane,
+        "appendedms": str(stamps.appended_ms),
+    }
+    # CloudEvents ids are unique per source; nobody looks this one up, and the time is already here.
+    envelope = Envelope(ROWS_WRITTEN, f"{version}-{stamps.committed_ms}", SOURCE, stamps.committed_ms, extensions)
+    return to_headers(envelope, BINARY), records.tobytes()
+
+
+def decode_head(headers: Iterable[tuple[str, bytes]]) -> ChangeHead:
+    """Raises ``BadEvent`` when the headers are not those of a change record."""
+    envelope = from_headers(headers)
+    if envelope.type != ROWS_WRITTEN:
+        raise BadEvent("envelope", f"{envelope.type!r:.80} is no {ROWS_WRITTEN}", field="ce_type")
+    try:
+        names = envelope.extensions
+        stamps = Stamps(int(names["appendedms"]), envelope.time_ms)
+        return ChangeHead(names["modelversion"], names["layout"], names["lane"], stamps)
+    except KeyError as error:
+        raise BadEvent("envelope", "header is missing", field=f"ce_{error.args[0]}") from None
+    except ValueError:
+        raise BadEvent("envelope", "not a number of milliseconds", field="ce_appendedms") from None
+
+
+def decode_rows(head: ChangeHead, layout: RowLayout, value: bytes) -> tuple[Keys, Rows]:
+    """keys u64 (n), Rows (n), views of ``value``. Raises ``BadEvent`` for another layout or a cut value."""
+    if head.layout != layout_name(layout):
+        raise BadEvent("layout", f"rows are {head.layout}, version {head.version} has {layout_name(layout)}")
+    if len(value) % layout.record.itemsize:
+        raise BadEvent("unreadable", f"{len(value)} bytes are no whole number of {layout.record.itemsize}-byte records")
+    records = np.frombuffer(value, dtype=layout.record)
+    return records["key"], records["row"]

@@ -1,0 +1,243 @@
+"""A serving process's copy of one version's rows: arena plus key -> slot table, kept fresh by the change log.
+
+Boot: note the end of ``aif.n2o-rows``, bulk-load the buckets of Redis, then apply the log from that end. Redis
+acknowledges before the log is written, so whatever the load missed is in the log behind that end. Every step
+keeps the newer row, so the two may overlap in any way. Away longer than the log is kept: boot again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
+from aif_stream.domain.ids import Keys
+from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
+from aif_stream.errors import BadEvent, IndexRefused
+from aif_stream.index.arena import Arena, Slots
+from aif_stream.index.changelog import LIVE, decode_head, decode_rows
+from aif_stream.index.store import N2OStore
+from aif_stream.kernels.slots import SlotTable
+from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv
+
+log = logging.getLogger(__name__)
+
+# SlotTable: 27 … 53 bytes per key; the arena keeps 8 bytes of key beside each row.
+_TABLE_BYTES: Final = 53
+_KEY_BYTES: Final = 8
+_POLL_RECORDS: Final = 64  # a poll hands over at most this many batches (some 10 MiB) at once
+_POLL_WAIT_MS: Final = 100
+_PURGE_STEP: Final = 65_536  # slots looked at under the write lock: about 1 ms
+
+
+class ChangeRecord(Protocol):
+    """One record of the change log."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class ChangeLogReader(Protocol):
+    """What the mirror needs of a reader of ``aif.n2o-rows`` (``bus.LogReader`` is one); one reader per mirror."""
+
+    async def end_offsets(self) -> dict[int, int]: ...
+    def seek(self, offsets: Mapping[int, int]) -> None: ...
+    async def poll(self, max_records: int, timeout_ms: int) -> Iterable[ChangeRecord]: ...
+    async def caught_up(self, ends: Mapping[int, int]) -> bool: ...
+
+
+class Mirror:
+    """Rows of one version. One writer (``apply``, ``boot``, ``follow``); readers in any thread beside it.
+
+    ``memory_mb`` (``mirror_memory_mb``) bounds rows, keys and table together.
+    """
+
+    def __init__(self, layout: RowLayout, version: str, *, memory_mb: int) -> None:
+        self.layout = layout
+        self.version = version
+        self.caught_up = False
+        self._row_bytes = layout.dtype.itemsize + _KEY_BYTES + _TABLE_BYTES
+        self._arena = Arena(layout, min(memory_mb * 2**20 // self._row_bytes, np.iinfo(np.int32).max))
+        self._table = SlotTable()
+        self._writing = threading.Lock()
+
+    def __len__(self) -> int:
+        """Rows, tombstones too."""
+        return len(self._table)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of rows, keys and table."""
+        return self._arena.nbytes + self._table.nbytes
+
+    def reading(self) -> View:
+        """``with mirror.reading() as view``: rows that the view names stay whole and in place until it ends."""
+        return View(self._arena, self._table)
+
+    def apply(self, keys: Keys, rows: Rows) -> NDArray[np.bool_]:
+        """Keep of keys u64 (n), Rows (n) what is newer than (or as new as) what is here; bool (n): kept.
+
+        "Newer" is (event_time_ms, offset, computed_ms), as in the write script. Raises ``IndexRefused`` when the
+        memory bound is reached (nothing of the batch is applied then).
+        """
+        with self._writing:
+            kept = _newest_per_key(keys, rows)
+            slots = self._table.lookup(keys)
+            known = np.flatnonzero(kept & (slots >= 0))
+            kept[known] = _as_new(rows[known], *self._arena.orders(slots[known]))
+            if kept.any():
+                fresh = keys[kept]
+                previous = self._table.assign(fresh, self._arena.put(fresh, rows[kept]))
+                self._arena.retire(previous[previous >= 0])
+            return kept
+
+    async def boot(self, store: N2OStore, reader: ChangeLogReader) -> None:
+        """Load everything and catch up with the log; ``caught_up`` is True afterwards. May be called again.
+
+        Raises ``IndexRefused`` before loading when the rows would not fit, ``IndexUnavailable`` when Redis goes.
+        """
+        start_s = monotonic_s()
+        self.caught_up = False
+        ends = await reader.end_offsets()
+        await self._load(store)
+        loaded = len(self)
+        reader.seek(ends)
+        target = await reader.end_offsets()
+        while not await reader.caught_up(target):
+            await self._take(reader)
+        self.caught_up = True
+        log.info(
+            kv(
+                "mirror.ready",
+                version=self.version,
+                rows=loaded,
+                mib=self.nbytes / 2**20,
+                seconds=elapsed_ms(start_s) / 1000,
+            )
+        )
+
+    async def follow(self, reader: ChangeLogReader) -> None:
+        """Apply the log until cancelled. After ``boot``, with the same reader."""
+        while True:
+            await self._take(reader)
+
+    def purge_tombstones(self, older_than_ms: int) -> int:
+        """Forget removals computed before this (wall time), in bounded steps; how many. As the store does."""
+        gone = 0
+        for first in range(0, self._arena.top, _PURGE_STEP):
+            with self._writing:
+                flags, computed = self._arena.flags(first, first + _PURGE_STEP)
+                old = np.flatnonzero((flags & TOMBSTONE != 0) & (computed < older_than_ms)) + first
+                slots = old.astype(np.int32)
+                keys = self._arena.keys(slots)
+                live = self._table.lookup(keys) == slots  # not a retired slot
+                self._table.remove(keys[live])
+                self._arena.retire(slots[live])
+                gone += int(live.sum())
+        return gone
+
+    async def _load(self, store: N2OStore) -> None:
+        count = await store.count_rows(self.version)
+        if count > self._arena.capacity:
+            needed, allowed = (rows * self._row_bytes / 2**20 for rows in (count, self._arena.capacity))
+            raise IndexRefused(
+                f"the mirror of version {self.version} needs {needed:.0f} MiB for {count} rows, "
+                f"AIF_MIRROR_MEMORY_MB allows {allowed:.0f}",
+                mend="raise it, or set AIF_JOIN=redis",
+            )
+        if not len(self):
+            self._table = SlotTable(count)
+        for bucket in range(store.buckets.count):
+            async for keys, rows in store.scan_rows(bucket, self.version, self.layout):
+                self.apply(keys, rows)
+        MIRROR_ROWS.labels(self.version).set(len(self))
+
+    async def _take(self, reader: ChangeLogReader) -> None:
+        """Apply one poll of the log, letting others run between records."""
+        for record in await reader.poll(_POLL_RECORDS, _POLL_WAIT_MS):
+            try:
+                self._apply_record(record)
+            except BadEvent as error:
+                # Nothing to acknowledge and nobody to answer: counted, said, and the log goes on.
+                EVENTS_SKIPPED.labels("mirror", error.reason).inc()
+                log.warning(kv("mirror.record_unreadable", version=self.version, problem=str(error)))
+            await asyncio.sleep(0)
+
+    def _apply_record(self, record: ChangeRecord) -> None:
+        head = decode_head(record.headers)
+        if head.version != self.version:
+            return
+        keys, rows = decode_rows(head, self.layout, record.value or b"")
+        kept = self.apply(keys, rows)
+        MIRROR_ROWS.labels(self.version).set(len(self))
+        if self.caught_up and head.lane == LIVE:
+            observe, now = FRESHNESS_LAG.labels("mirror").observe, now_ms()
+            for event_time_ms in rows["event_time_ms"][kept].tolist():
+                observe(max(0, now - event_time_ms) / 1000)
+
+
+class View:
+    """A reader's hold on the mirror; end it soon, it keeps replaced rows' slots from being used again."""
+
+    __slots__ = ("_arena", "_epoch", "_table")
+
+    def __init__(self, arena: Arena, table: SlotTable) -> None:
+        self._arena = arena
+        self._table = table
+        self._epoch = -1
+
+    def __enter__(self) -> Self:
+        self._epoch = self._arena.epochs.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arena.epochs.leave(self._epoch)
+
+    def lookup(self, keys: Keys) -> Slots:
+        """Slots i32 (B) of keys u64 (B); −1 where unknown. Valid until the view ends."""
+        return self._table.lookup(keys)
+
+    def gather(self, slots: Slots) -> Rows:
+        """Rows (B) of slots (B), copied; zeros for −1."""
+        return self._arena.gather(slots)
+
+    def join(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
+        """Rows (B) of keys u64 (B), copied, and found bool (B). Unknown: zeros; removed: its prefix; both not found."""
+        slots = self._table.lookup(keys)
+        rows = self._arena.gather(slots)
+        found: NDArray[np.bool_] = (slots >= 0) & (rows["flags"] & TOMBSTONE == 0)
+        return rows, found
+
+
+def _as_new(
+    rows: Rows, times: NDArray[np.uint64], offsets: NDArray[np.uint64], computed: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Which rows (n) are newer than, or exactly as new as, the stored orders (n)."""
+    later_computed = rows["computed_ms"] >= computed
+    later_offset = (rows["offset"] > offsets) | ((rows["offset"] == offsets) & later_computed)
+    newer: NDArray[np.bool_] = (rows["event_time_ms"] > times) | ((rows["event_time_ms"] == times) & later_offset)
+    return newer
+
+
+def _newest_per_key(keys: Keys, rows: Rows) -> NDArray[np.bool_]:
+    """Of keys named several times only the newest row counts (the last of equally new ones): bool (n)."""
+    if len(np.unique(keys)) == len(keys):
+        return np.ones(len(keys), dtype=np.bool_)
+    order = np.lexsort((rows["computed_ms"], rows["offset"], rows["event_time_ms"], keys))
+    last = np.ones(len(keys), dtype=np.bool_)
+    by_key = keys[order]
+    last[:-1] = by_key[1:] != by_key[:-1]
+    kept = np.zeros(len(keys), dtype=np.bool_)
+    kept[order[last]] = True
+    return kept
