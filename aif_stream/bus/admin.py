@@ -127,24 +127,25 @@ def compare(
 ) -> Plan:
     """The plan, from what the broker said. A topic without configs (the broker cannot tell) is compared by shape."""
     found = Plan()
+    short = silent = False
     for spec in specs.values():
         name = topic_name(settings, spec.name)
         copies = min(spec.replication, max(1, cluster.brokers))
-        if copies < spec.replication:
-            found.notes.append(
-                f"{name}: {copies} of {spec.replication} copies, the cluster has {cluster.brokers} brokers"
-            )
+        short |= copies < spec.replication
         info = cluster.topics.get(name)
         if info is None:
             found.create.append(Creation(name, spec.partitions, copies, spec.kafka_config(copies)))
             continue
         partitions = _compare_shape(found, name, spec, info, copies)
         config = configs.get(name)
-        if config is None:
-            found.notes.append(f"{name}: this broker does not tell configurations")
+        silent |= config is None
         differs = _compare_config(found, name, spec.kafka_config(info.replication), config or {}, shorten=shorten)
         if differs or partitions:
             found.alter.append(Alteration(name, differs, partitions))
+    if short:
+        found.notes.append(f"fewer copies than the contracts say: the cluster has {cluster.brokers} broker(s)")
+    if silent:
+        found.notes.append("this broker does not tell configurations: only partitions were compared")
     return found
 
 

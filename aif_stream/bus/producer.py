@@ -82,6 +82,7 @@ class Producer:
         self._limits = {name: spec.max_record_bytes for name, spec in load_topics(contracts_dir(settings)).items()}
         self._inner: AIOKafkaProducer | None = None
         self._broken = False
+        self.close_deadline_s = CLOSE_DEADLINE_S
         self._reopening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -94,7 +95,7 @@ class Producer:
     ) -> None:
         inner, self._inner = self._inner, None
         if inner is not None:
-            await _close(inner, CLOSE_DEADLINE_S)
+            await _close(inner, self.close_deadline_s)
 
     async def send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, *, partition: int | None = None
