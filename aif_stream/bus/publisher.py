@@ -68,7 +68,8 @@ class PublishSummary:
 
 OnProgress = Callable[[PublishSummary], None]
 OnReject = Callable[[Reject, bytes], None]
-Lines = Iterable[bytes] | AsyncIterable[Sequence[bytes]]
+_Chunks = AsyncIterable[Sequence[bytes]]
+Lines = Iterable[bytes] | _Chunks
 
 
 class EventPublisher:
