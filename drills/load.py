@@ -33,7 +33,8 @@ class Load:
 
     async def run(self) -> None:
         """Publish until ``stop``; on return every event that counts in ``truth`` is acknowledged."""
-        chance = random.Random(self.seed)
+        self._stop.clear()
+        chance = random.Random(self.seed + self.sent)
         async with EventPublisher(self.settings, source="drill") as publisher:
             due = asyncio.get_running_loop().time()
             while not self._stop.is_set():
