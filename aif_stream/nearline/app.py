@@ -30,7 +30,7 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
-from aif_stream.nearline.changes import REBUILD, ChangeLog
+from aif_stream.nearline.changes import ChangeLog
 from aif_stream.nearline.host import Host
 from aif_stream.nearline.items import ItemsWork
 from aif_stream.nearline.lane import Lane
@@ -104,8 +104,9 @@ async def open_nearline(settings: Settings) -> AsyncIterator[Nearline]:
         parts = _Parts(settings, redis, store, producer, process, versions, follower)
         lanes = await parts.lanes()
         host = Host(settings)
-        for part in (*lanes, _Following(follower)):
-            host.add(part)
+        for lane in lanes:
+            host.add(lane)
+        host.add(_Following(follower))
         parts.timers(host, lanes)
         yield Nearline(lanes, host)
 
@@ -138,11 +139,11 @@ class _Parts:
             store=self.store,
             tally=RebuildTally(self.redis, self.settings.index_buckets),
             versions=self.versions,
-            changes=ChangeLog(self.producer, REBUILD),
+            changes=ChangeLog(self.producer),
             process=self.process,
             live_lag_ms=lambda: max(lane.lag_ms for lane in live),
         )
-        # No marks: what an emptied Redis loses of a rebuild, the replay of the items brings (versions are listed again).
+        # No marks: what an emptied Redis loses of a rebuild, the replay of the items brings.
         return [*live, self._lane(REBUILD_GROUP, REBUILD_TASKS, rebuild, None, _TASKS_PER_BATCH)]
 
     async def _live(self, group: str, topic: str, work: Work[Any, Any]) -> Lane[Any, Any]:

@@ -9,29 +9,30 @@ from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
-from aif_stream.index.changelog import Stamps, encode_rows
+from aif_stream.index.changelog import LIVE, Stamps, encode_rows
 
-LIVE: Final = "aif.nearline"
-REBUILD: Final = "aif.rebuild"
+REBUILD: Final = "rebuild"
+AGAIN: Final = "again"
+"""Lanes of ``encode_rows`` beside its LIVE: rows of a rebuild, of winners published again; no news of their items."""
+
 # A quarter of the topic's message limit: no record comes near it, and a usual batch (512 rows) stays whole.
 _MAX_VALUE_BYTES: Final = 1 << 20
 
 
 class ChangeLog:
-    """``source`` tells mirrors what a record says of freshness: rows of a rebuild are no news of their items."""
+    """Writes through a producer that the caller owns."""
 
-    def __init__(self, producer: Producer, source: str = LIVE) -> None:
+    def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._source = source
 
     async def send(
-        self, version: str, layout: RowLayout, keys: Keys, rows: Rows, stamps: Stamps
+        self, version: str, layout: RowLayout, keys: Keys, rows: Rows, stamps: Stamps, *, lane: str = LIVE
     ) -> list[Awaitable[object]]:
         """Queue keys u64 (n) and Rows (n), in one record if they fit; the acknowledgements. Raises ``PublishError``."""
         step = max(1, _MAX_VALUE_BYTES // layout.record.itemsize)
         acks: list[Awaitable[object]] = []
         for first in range(0, len(keys), step):
             part = slice(first, first + step)
-            headers, value = encode_rows(version, layout, keys[part], rows[part], stamps, source=self._source)
+            headers, value = encode_rows(version, layout, keys[part], rows[part], stamps, lane=lane)
             acks.append(await self._producer.send(N2O_ROWS, None, value, headers))
         return acks

@@ -19,11 +19,11 @@ from aif_stream.domain.events import EventType, ItemUpserted
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows, empty_rows
 from aif_stream.errors import VersionMissing
-from aif_stream.index.changelog import Stamps
+from aif_stream.index.changelog import LIVE, Stamps
 from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
-from aif_stream.nearline.changes import ChangeLog
+from aif_stream.nearline.changes import AGAIN, ChangeLog
 from aif_stream.nearline.freshness import NEARLINE_SOURCE, published_again, seen_in_redis
 from aif_stream.nearline.newest import Newest, coalesce
 from aif_stream.nearline.versions import LoadedVersions
@@ -117,14 +117,31 @@ class ItemsWork:
 
     async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
         """Rows now in Redis → change log. An equal order too: the worker that wrote it may have died before this."""
-        if not done:
-            return []
-        stamps = Stamps(min(prepared.newest[i].taken.record.timestamp for i in done), now_ms)
-        keys = np.array([prepared.writes[i].key for i in done], dtype=np.uint64)
-        acks: list[Awaitable[object]] = []
-        for version, rows in prepared.rows.items():
-            acks += await self._changes.send(version, prepared.layouts[version], keys, rows[done], stamps)
-        return acks
+        again = [i for i in done if published_again(prepared.newest[i].taken.record)]
+        news = [i for i in done if i not in again] if again else done
+        return [
+            ack
+            for lane, chosen in ((LIVE, news), (AGAIN, again))
+            if chosen
+            for version in prepared.rows
+            for ack in await self._log_version(
+                prepared, version, chosen, Stamps(_oldest_ms(prepared, chosen), now_ms), lane
+            )
+        ]
+
+    async def _log_version(
+        self, prepared: ItemBatch, version: str, chosen: Sequence[int], stamps: Stamps, lane: str
+    ) -> list[Awaitable[object]]:
+        keys = np.array([prepared.writes[i].key for i in chosen], dtype=np.uint64)
+        rows = prepared.rows[version]
+        return await self._changes.send(
+            version,
+            prepared.layouts[version],
+            keys,
+            rows if len(chosen) == len(rows) else rows[chosen],
+            stamps,
+            lane=lane,
+        )
 
     async def _publish_winners(self, prepared: ItemBatch, results: Sequence[WriteResult]) -> list[Awaitable[object]]:
         """A late event is now its item's last record, the one that compaction keeps: publish the winner after it.
@@ -176,6 +193,10 @@ def _compute(prepared: ItemBatch, models: Mapping[str, ModelVersion]) -> None:
         if problems:
             ROWS_INVALID.labels(name).inc(problems.total())
             log.warning(kv("rows.invalid", version=name, **dict(problems)))
+
+
+def _oldest_ms(prepared: ItemBatch, chosen: Sequence[int]) -> int:
+    return min(prepared.newest[i].taken.record.timestamp for i in chosen)
 
 
 def _collided(result: WriteResult) -> bool:

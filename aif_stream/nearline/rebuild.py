@@ -20,7 +20,7 @@ from aif_stream.index.changelog import Stamps
 from aif_stream.index.item_codec import StoredItem
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
-from aif_stream.nearline.changes import ChangeLog
+from aif_stream.nearline.changes import REBUILD, ChangeLog
 from aif_stream.nearline.row_process import RowProcess
 from aif_stream.nearline.versions import LoadedVersions, RowSource
 from aif_stream.nearline.work import Poison, Taken, Written
@@ -148,7 +148,9 @@ class RebuildWork:
             return []
         keys = np.array([items[i].key for i in done], dtype=np.uint64)
         now_ms = clock.now_ms()
-        return await self._changes.send(task.version, source.layout, keys, rows[done], Stamps(now_ms, now_ms))
+        return await self._changes.send(
+            task.version, source.layout, keys, rows[done], Stamps(now_ms, now_ms), lane=REBUILD
+        )
 
     async def _yield_to_live(self) -> None:
         while self._live_lag_ms() > self._yield_lag_ms:  # noqa: ASYNC110 - an age passes by itself, no event tells it
