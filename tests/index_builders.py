@@ -30,8 +30,8 @@ def rows_for(batch: Sequence[ItemWrite], layout: RowLayout = LAYOUT, computed_ms
     rows = empty_rows(layout, len(batch))
     for i, write in enumerate(batch):
         rows[i]["event_time_ms"], rows[i]["offset"] = write.order
-        rows[i]["h"] = write.order.event_time_ms % 1000 + write.order.offset / 8
-        rows[i]["t"] = write.order.offset
+        rows[i]["h"] = write.order.event_time_ms % 1000 + write.order.offset % 64 / 64
+        rows[i]["t"] = write.order.offset % 997
     rows["computed_ms"], rows["flags"] = computed_ms, VALID
     return rows
 

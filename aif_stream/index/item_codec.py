@@ -82,6 +82,8 @@ def unpack_item(key: int, value: bytes) -> StoredItem:
     try:
         event_time_ms, offset, flags, id_size = _HEAD.unpack_from(value)
         at = _HEAD.size + id_size
+        if at > len(value):
+            raise struct.error(f"an id of {id_size} bytes in a value of {len(value)}")
         id_text = value[_HEAD.size : at].decode("utf-8", "surrogatepass") if id_size else direct_id(key)
         order = Order(event_time_ms, offset)
         if flags & REMOVED:

@@ -111,9 +111,7 @@ class Mirror:
         await self._load(store)
         loaded = len(self)
         reader.seek(ends)
-        target = await reader.end_offsets()
-        while not await reader.caught_up(target):
-            await self._take(reader)
+        await self.catch_up(reader)
         self.caught_up = True
         log.info(
             kv(
@@ -124,6 +122,12 @@ class Mirror:
                 seconds=elapsed_ms(start_s) / 1000,
             )
         )
+
+    async def catch_up(self, reader: ChangeLogReader) -> None:
+        """Apply the log up to where it ends now."""
+        ends = await reader.end_offsets()
+        while not await reader.caught_up(ends):
+            await self._take(reader)
 
     async def follow(self, reader: ChangeLogReader) -> None:
         """Apply the log until cancelled. After ``boot``, with the same reader."""
