@@ -1,0 +1,119 @@
+"""What tests of the nearline role share: settings on servers, a worker inside the test, lines that go in."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aif_stream.bus.events import event_headers
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES, load_topics, topic_name
+from aif_stream.domain.events import EventType
+from aif_stream.model.artefact import save
+from aif_stream.model.version import ModelVersion
+from aif_stream.nearline.app import Nearline, open_nearline
+from aif_stream.settings import Settings
+from tests.model_builders import small_version
+from tests.stack import eventually
+
+# Few: a test of the lanes gains nothing from a thousand buckets, and scanning them takes time.
+BUCKETS = 8
+T0_MS = 1_700_000_000_000
+
+
+def nearline_settings(bootstrap: str, redis_url: str, home: Path, *, prefix: str = "", **more: Any) -> Settings:
+    """Settings of a worker on the test's servers."""
+    return dataclasses.replace(
+        Settings(),
+        home=home,
+        models_dir=home / "models",
+        kafka_bootstrap=bootstrap,
+        redis_url=redis_url,
+        topic_prefix=prefix,
+        index_buckets=BUCKETS,
+        metrics_port=0,
+        kafka_session_timeout_ms=1500,
+        **more,
+    )
+
+
+def all_topics(prefix: str = "") -> dict[str, int]:
+    """Names and partitions of every contract, for an embedded broker."""
+    return {prefix + name: spec.partitions for name, spec in load_topics().items()}
+
+
+@asynccontextmanager
+async def worker(settings: Settings) -> AsyncIterator[Nearline]:
+    """A nearline worker in this process; at the end it is stopped cleanly, and what it died of is raised."""
+    stop = asyncio.Event()
+    async with open_nearline(settings) as nearline:
+        running = asyncio.create_task(nearline.run(stop))
+
+        async def ready() -> bool:
+            if running.done():
+                running.result()
+            return not nearline.reasons()
+
+        try:
+            await eventually(ready, what="the worker has joined its groups")
+            yield nearline
+        finally:
+            stop.set()
+            await running
+
+
+def artefact(directory: Path, model: ModelVersion | None = None) -> Path:
+    """A small version on disk."""
+    save(directory, model or small_version())
+    return directory
+
+
+def item_line(item_id: str, **more: Any) -> bytes:
+    return json.dumps({"item_id": item_id, "category": "tea", "attributes": {"price": 3.5}, **more}).encode()
+
+
+class Events:
+    """Puts records on the source topics, waiting for each acknowledgement."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    async def item(self, item_id: str, time_ms: int, value: bytes | None = None, **more: Any) -> int:
+        """An upsert; ``value`` replaces the line. Returns the offset."""
+        line = value if value is not None else item_line(item_id, **more)
+        return await self._send(ITEM_UPDATES, item_id, line, EventType.ITEM_UPSERTED, time_ms)
+
+    async def removal(self, item_id: str, time_ms: int) -> int:
+        return await self._send(ITEM_UPDATES, item_id, None, EventType.ITEM_REMOVED, time_ms)
+
+    async def user(self, user_id: str, time_ms: int, attributes: Mapping[str, Any]) -> int:
+        line = json.dumps({"user_id": user_id, "attributes": attributes}).encode()
+        return await self._send(USER_UPDATES, user_id, line, EventType.USER_UPSERTED, time_ms)
+
+    async def behavior(self, user_id: str, item_id: str, time_ms: int, kind: str = "click") -> int:
+        line = json.dumps({"user_id": user_id, "item_id": item_id, "kind": kind}).encode()
+        return await self._send(BEHAVIORS, user_id, line, EventType.BEHAVIOR, time_ms)
+
+    async def raw(self, topic: str, key: bytes, value: bytes, headers: Iterable[tuple[str, bytes]] = ()) -> int:
+        """Anything at all."""
+        return (await (await self._producer.send(topic, key, value, list(headers)))).offset
+
+    async def _send(self, topic: str, key: str, value: bytes | None, kind: EventType, time_ms: int) -> int:
+        headers = event_headers(kind, str(uuid.uuid4()), "test", time_ms)
+        return (await (await self._producer.send(topic, key.encode(), value, headers))).offset
+
+
+@asynccontextmanager
+async def events(settings: Settings) -> AsyncIterator[Events]:
+    async with Producer(settings, "test") as producer:
+        yield Events(producer)
+
+
+def prefixed(settings: Settings, topic: str) -> str:
+    return topic_name(settings, topic)
