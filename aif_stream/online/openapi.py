@@ -1,0 +1,139 @@
+"""The OpenAPI 3.1 document, generated from the types that decode requests and encode answers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from aif_stream import __version__
+from aif_stream.domain.events import ItemUpserted
+from aif_stream.domain.request import RankAnswer, RankRequest
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One wrong field."""
+
+    field: str
+    problem: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457 (``application/problem+json``)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError]
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """One event that was not accepted; ``line`` counts from 1."""
+
+    line: int
+    problem: str
+
+
+class PublishReport(msgspec.Struct, frozen=True):
+    """What became of the events of one request."""
+
+    sent: int
+    acknowledged: int
+    rejected: int
+    rejects: list[Reject]
+
+
+_TYPES = (RankRequest, RankAnswer, Problem, PublishReport, ItemUpserted)
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_OBJECT = {"application/json": {"schema": {"type": "object"}}}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    item = _ref("ItemUpserted")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "aif_stream serve", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/rank": {
+                "post": {
+                    "operationId": "rank",
+                    "summary": "Rank candidates for a user",
+                    "requestBody": {"required": True, "content": _json(_ref("RankRequest"))},
+                    "responses": {
+                        "200": {
+                            "description": "the best k, and what was missing",
+                            "content": _json(_ref("RankAnswer")),
+                        },
+                        **_problems(
+                            {
+                                "400": "the body is not JSON",
+                                "409": "another model version is served",
+                                "413": "the body is too large",
+                                "422": "a field is wrong; errors names it",
+                                "503": "not ready, or nothing to rank; Retry-After says when to try again",
+                            }
+                        ),
+                    },
+                }
+            },
+            "/v1/events/items": {
+                "post": {
+                    "operationId": "publishItems",
+                    "summary": "Publish one item, an array of items, or JSON lines",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            **_json({"oneOf": [item, {"type": "array", "items": item}]}),
+                            "application/x-ndjson": {"schema": {"type": "string"}},
+                        },
+                    },
+                    "responses": {
+                        "202": {"description": "acknowledged by Kafka", "content": _json(_ref("PublishReport"))},
+                        **_problems(
+                            {
+                                "400": "the body is not JSON",
+                                "413": "the body is too large",
+                                "422": "the one item of the body is wrong",
+                                "503": "Kafka does not answer",
+                            }
+                        ),
+                    },
+                }
+            },
+            "/v1/status": _get("status", "Versions, mirror, freshness and requests of this server", _OBJECT),
+            "/livez": _get("livez", "The process runs", _OBJECT),
+            "/startupz": _get("startupz", "The start is over", _OBJECT, "503"),
+            "/readyz": _get("readyz", "Requests can be answered", _OBJECT, "503"),
+            "/metrics": _get("metrics", "Prometheus metrics", _TEXT),
+        },
+        "components": {"schemas": components},
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _problems(texts: dict[str, str]) -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": _ref("Problem")}}
+    return {status: {"description": text, "content": content} for status, text in texts.items()}
+
+
+def _get(name: str, summary: str, content: dict[str, Any], *also: str) -> dict[str, Any]:
+    responses = {status: {"description": "not now", "content": content} for status in also}
+    return {
+        "get": {
+            "operationId": name,
+            "summary": summary,
+            "responses": {"200": {"description": "ok", "content": content}, **responses},
+        }
+    }

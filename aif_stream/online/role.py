@@ -1,0 +1,144 @@
+"""``aif serve`` put together: Redis, versions, retrieval client, merger, HTTP; one context, one clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from aif_stream.errors import IndexUnavailable
+from aif_stream.index.connection import Redis, open_redis
+from aif_stream.index.histories import HistoryStore
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
+from aif_stream.online.breaker import Breaker
+from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.merger import Merger
+from aif_stream.online.publishing import ItemPublishing
+from aif_stream.online.recompute import Recompute
+from aif_stream.online.retrieval_client import RetrievalClient
+from aif_stream.online.server import RankServer
+from aif_stream.online.user_side import UserSides
+from aif_stream.online.versions import ActiveVersion
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+from aif_stream.web import Health, address_of, bind, first_of_group, serve_http
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+
+
+@asynccontextmanager
+async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
+    """The role as a context: yields its address once Redis has answered and HTTP listens.
+
+    ``/readyz`` says when requests are answered. ``stop`` (or leaving the context) stops taking requests, lets open
+    ones end, then closes everything. What ends the role for good (a mirror that does not fit, a missing topic)
+    is raised out of the context.
+    """
+    async with AsyncExitStack() as stack:
+        bound = bind(settings.host, settings.serve_port)
+        stack.callback(bound.close)
+        redis = await _connect(settings, stack, stop)
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        await store.ensure_layout()
+        threads = stack.enter_context(ComputeThreads(settings.executor_threads))
+        retrieval = await stack.enter_async_context(RetrievalClient(settings, threads.run))
+        publishing = await stack.enter_async_context(ItemPublishing(settings))
+        active = ActiveVersion(settings, store, threads)
+        breaker = Breaker()
+        merger = Merger(
+            settings,
+            pin=active.pin,
+            users=UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker),
+            retrieval=retrieval,
+            recompute=Recompute(settings, store, threads, breaker),
+            threads=threads,
+            behind=active.behind,
+        )
+        status = _Status(settings, active, retrieval, breaker)
+        server = RankServer(settings, merger, publishing, status.health, status.view)
+        ended = asyncio.Event()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        following = tasks.create_task(active.run(), name="versions")
+        serving = tasks.create_task(serve_http(server.app, bound, ended), name="http")
+        relay = tasks.create_task(_relay(stop, ended), name="stop")
+        log.info(kv("serve.listening", address=address_of(bound), join=settings.join))
+        try:
+            yield address_of(bound)
+        finally:
+            ended.set()
+            relay.cancel()
+            await asyncio.wait([serving])
+            following.cancel()
+            log.info(kv("serve.stopped", answered=server.requests.answered))
+
+
+async def run_serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until ``stop``."""
+    with first_of_group():
+        async with serve_role(settings, stop):
+            await stop.wait()
+
+
+async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Event) -> Redis:
+    """Wait for Redis: at a start nothing can be served without it (later it can)."""
+    while True:
+        try:
+            return await stack.enter_async_context(open_redis(settings))
+        except IndexUnavailable as error:
+            if stop.is_set():
+                raise
+            log.warning(kv("redis.unreachable", problem=error))
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _relay(stop: asyncio.Event, ended: asyncio.Event) -> None:
+    await stop.wait()
+    ended.set()
+
+
+class _Status:
+    """Health and the server's part of ``/v1/status``."""
+
+    def __init__(self, settings: Settings, active: ActiveVersion, retrieval: RetrievalClient, breaker: Breaker) -> None:
+        self._settings = settings
+        self._active = active
+        self._retrieval = retrieval
+        self._breaker = breaker
+        self.health = Health(self._reasons, self._facts)
+
+    def _reasons(self) -> list[str]:
+        reasons = self._active.reasons()
+        self.health.started = self.health.started or not reasons
+        return reasons
+
+    def _facts(self) -> dict[str, Any]:
+        serving = self._active.serving
+        return {
+            "model_version": None if serving is None else serving.name,
+            "join": self._settings.join,
+            "problem": self._active.problem,
+        }
+
+    def view(self) -> dict[str, Any]:
+        feed = self._active.feed
+        mirror = None
+        if feed is not None:
+            mirror = {
+                "rows": len(feed.mirror),
+                "memory_mb": round(feed.mirror.nbytes / 2**20, 1),
+                "applied_age_s": round(feed.confirmed_age_s, 3),
+                "problem": feed.problem,
+            }
+        return {
+            **self._facts(),
+            "reasons": self._reasons(),
+            "mirror": mirror,
+            "freshness_lag_ms": None if feed is None else feed.lag_ms.quantiles(),
+            "redis": self._breaker.state,
+            "retrieval": self._retrieval.states(),
+        }

@@ -1,0 +1,106 @@
+"""The user's part of a request: stored profile and history, rows of its items, the model's user side.
+
+Redis away: what was last read of this user is used again (with its age), or nothing is known of the user; the
+answer says ``user``. The same holds when a caller stops waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from aif_stream.errors import IndexRefused, IndexUnavailable
+from aif_stream.index.histories import HistoryStore, StoredUser
+from aif_stream.model.split import UserSide
+from aif_stream.online.breaker import Breaker
+from aif_stream.online.cache import AgedCache
+from aif_stream.online.deadline import Deadline
+from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.serving import Serving
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+# 4,000 users with 1,000 entries each; what is not there when Redis fails is answered as an unknown user.
+_STORED_BYTES: Final = 64 * 2**20
+# A user side is 0.5 MB at 64 signature bits and 64 hidden units: some 500 of them.
+_SIDES_BYTES: Final = 256 * 2**20
+# Redis answers a user in under a millisecond; beyond this the last known user is the better answer.
+_READ_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class UserPart:
+    """A user side, how old what it was made of is, and the reason if that is not the truth of now ("" if it is)."""
+
+    side: UserSide
+    age_ms: float
+    short_of: str
+
+
+class UserSides:
+    """One per server. ``redis`` is the breaker that recomputations share."""
+
+    def __init__(self, settings: Settings, histories: HistoryStore, threads: ComputeThreads, redis: Breaker) -> None:
+        self._histories = histories
+        self._threads = threads
+        self._redis = redis
+        self._reuse_s = settings.user_cache_s
+        self._stored: AgedCache[int, StoredUser] = AgedCache(_STORED_BYTES)
+        self._sides: AgedCache[tuple[str, int], UserSide] = AgedCache(_SIDES_BYTES)
+
+    async def of(self, serving: Serving, user_key: int, deadline: Deadline, reserve_s: float) -> UserPart:
+        """The user side, at the latest ``reserve_s`` before the deadline (short of "deadline:user" then)."""
+        if self._reuse_s > 0:
+            known = self._sides.get((serving.name, user_key), self._reuse_s)
+            if known is not None:
+                return UserPart(known[0], known[1] * 1000.0, "")
+        try:
+            async with asyncio.timeout(deadline.left_s(reserve_s)):
+                stored, age_s, short_of = await self._read(user_key, deadline.left_s(reserve_s, _READ_S))
+                if stored is None:
+                    return UserPart(serving.unknown_user, 0.0, short_of)
+                side = await self._compute(serving, stored)
+        except TimeoutError:
+            return UserPart(serving.unknown_user, 0.0, "deadline:user")
+        except (IndexUnavailable, IndexRefused):  # AIF_JOIN=redis: the rows of the history could not be read
+            return UserPart(serving.unknown_user, 0.0, "user")
+        if self._reuse_s > 0 and not short_of:
+            self._sides.put((serving.name, user_key), side, _weight(side), age_s)
+        return UserPart(side, age_s * 1000.0, short_of)
+
+    async def _read(self, user_key: int, budget_s: float) -> tuple[StoredUser | None, float, str]:
+        """(what is stored, its age in s, "" or "user"); None: nothing is known and Redis cannot be asked."""
+        if self._redis.allows():
+            try:
+                async with asyncio.timeout(budget_s):
+                    stored = await self._histories.read(user_key)
+            except (IndexUnavailable, TimeoutError) as error:
+                # A request's own tight deadline is no fault of Redis.
+                if not isinstance(error, TimeoutError) or budget_s >= _READ_S:
+                    self._redis.failed()
+                log.warning(kv("user.unread", error=error or "timeout", redis=self._redis.state))
+            except IndexRefused as error:
+                log.error(kv("user.refused", error=error))
+            else:
+                self._redis.succeeded()
+                self._stored.put(user_key, stored, stored.history.nbytes + 1024)
+                return stored, 0.0, ""
+        known = self._stored.get(user_key)
+        return (known[0], known[1], "user") if known is not None else (None, 0.0, "user")
+
+    async def _compute(self, serving: Serving, stored: StoredUser) -> UserSide:
+        history = stored.history
+        if not history.size and not stored.attributes:
+            return serving.unknown_user
+        rows, found = await serving.join.rows(np.ascontiguousarray(history["key"]))
+        return await self._threads.run(lambda: serving.model.user_side(stored.attributes, history, rows, found))
+
+
+def _weight(side: UserSide) -> int:
+    return int(side.first.nbytes + side.bag.nbytes + side.u.nbytes + side.signatures.nbytes + side.category_row.nbytes)
