@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from aif_stream.bus.producer import Ack
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.clock import now_ms
 from aif_stream.settings import Settings
@@ -36,18 +38,22 @@ class Load:
         self._stop.clear()
         chance = random.Random(self.seed + self.sent)
         async with EventPublisher(self.settings, source="drill") as publisher:
+            acks: deque[Ack] = deque()
             due = asyncio.get_running_loop().time()
             while not self._stop.is_set():
                 for _ in range(max(1, int(self.rate * TICK_S))):
-                    await self._one(publisher, chance)
+                    await self._one(publisher, chance, acks)
+                while acks and acks[0].done():
+                    await acks.popleft()
                 due += TICK_S
                 await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            await publisher.flush()
+            for ack in acks:
+                await ack
 
     def stop(self) -> None:
         self._stop.set()
 
-    async def _one(self, publisher: EventPublisher, chance: random.Random) -> None:
+    async def _one(self, publisher: EventPublisher, chance: random.Random, acks: deque[Ack]) -> None:
         item = str(chance.randrange(self.items)) if chance.random() < 0.9 else f"sku-{chance.randrange(self.items)}"
         known_ms, _ = self.truth.get(item, (0, None))
         time_ms = max(now_ms(), known_ms + 1)
@@ -58,16 +64,15 @@ class Load:
             self.late += 1
         event = None if chance.random() < REMOVED_SHARE else self._features(item, chance)
         for _ in range(2 if chance.random() < REPEAT_SHARE else 1):
-            await self._publish(publisher, item, event, time_ms)
+            acks.append(await self._publish(publisher, item, event, time_ms))
         if time_ms > known_ms:
             self.truth[item] = (time_ms, event)
 
-    async def _publish(self, publisher: EventPublisher, item: str, event: dict[str, Any] | None, time_ms: int) -> None:
+    async def _publish(self, publisher: EventPublisher, item: str, event: dict[str, Any] | None, time_ms: int) -> Ack:
         self.sent += 1
         if event is None:
-            await publisher.remove(item, event_time_ms=time_ms)
-        else:
-            await publisher.item(**event, event_time_ms=time_ms)
+            return await publisher.remove(item, event_time_ms=time_ms)
+        return await publisher.item(**event, event_time_ms=time_ms)
 
     def _features(self, item: str, chance: random.Random) -> dict[str, Any]:
         vector = [round(chance.gauss(0, 1), 4) for _ in range(self.content_width)] if chance.random() < 0.9 else None

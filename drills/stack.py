@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from aif_stream.bus import admin
 from aif_stream.bus.topics import load_topics
@@ -68,9 +69,11 @@ class DrillStack:
 
 
 @asynccontextmanager
-async def drill_stack(directory: Path, *, model: Path, workers: int = 2, nodes: int = 1) -> AsyncIterator[DrillStack]:
+async def drill_stack(
+    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1
+) -> AsyncIterator[DrillStack]:
     """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers."""
-    jars = await KafkaJars().fetch()
+    jars = await KafkaJars.fetch()
     async with (
         KafkaCluster(nodes, jars, directory / "kafka") as kafka,
         EmbeddedRedis(directory / "redis") as redis,
