@@ -1,0 +1,64 @@
+"""``aif train DATA --out DIR``: data → trainer → artefact."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artefact; must not exist."
+)
+@click.option("--model", type=click.Choice(["aif", "cold", "twotower"]), default="aif", show_default=True)
+@click.option(
+    "--preset", type=click.Choice(["full", "quick"]), default="full", show_default=True, help="quick: seconds."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--name", help="Version name. Default: the name of the directory.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def train(data: str, out: Path, model: str, preset: str, seed: int, name: str | None, as_json: bool) -> None:
+    """Train a model version on DATA and write its artefact.
+
+    DATA: movielens:DIR (RecBole's ml-100k; ratings of 4 and 5 are clicks) or
+    synthetic:users=U,items=I,impressions=N,seed=S.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from aif_stream.errors import ArtefactError
+    from aif_stream.model.artefact import save
+    from aif_stream.model.config import Kind
+    from aif_stream.training.loop import FULL, QUICK, Epoch, Trainer
+    from aif_stream.training.sources import open_data
+
+    console = Console(stderr=True)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArtefactError(f"{out} exists already", mend="versions are never overwritten: choose another --out")
+    recipe = replace({"full": FULL, "quick": QUICK}[preset], seed=seed)
+    trainer = Trainer(open_data(data), name or out.resolve().name, recipe, kind=Kind(model))
+    columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("1", total=None)
+
+        def on_batch(epoch: int, batch: int, batches: int, loss: float) -> None:
+            progress.update(task, description=f"{epoch} · loss {loss:.4f}", completed=batch, total=batches)
+
+        def on_epoch(epoch: Epoch) -> None:
+            progress.console.print(
+                f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation GAUC {epoch.valid_gauc:.4f},"
+                f" {epoch.seconds:.1f} s"
+            )
+
+        version = trainer.run(on_batch, on_epoch)
+    manifest = save(out, version)
+    if as_json:
+        click.echo(json.dumps({"version": manifest.version, "artefact": str(out), "metrics": manifest.metrics}))
+        return
+    test = version.metrics["test_gauc"]
+    click.echo(f"{manifest.version}: test GAUC {test['value']:.4f} [{test['low']:.4f}, {test['high']:.4f}] → {out}")

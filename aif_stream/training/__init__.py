@@ -1,0 +1,1 @@
+"""Training: data sets, the loop, evaluation. Serving never imports this room."""
