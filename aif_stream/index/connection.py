@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import hiredis
 
-from aif_stream.errors import AifError, IndexRefused, IndexUnavailable
 from aif_stream.index.cluster import ClusterRoute
+from aif_stream.index.refusals import checked
 from aif_stream.index.scripts import load_commands, scripts_by_sha
 from aif_stream.index.wire import Address, Reply, Wire, pack, parse_address
 from aif_stream.settings import Settings
-
-_MENDS: Final = {
-    "OOM": "raise maxmemory (with maxmemory-policy noeviction) or remove items",
-    "READONLY": "AIF_REDIS_URL names a replica; name the primary",
-    "WRONGTYPE": "another program uses these keys; give aif_stream a Redis database of its own",
-    "MISCONF": "Redis cannot write its AOF or snapshot; look at its disk and its log",
-    "NOPERM": "allow this user the commands and keys of aif_stream (docs/operations.md)",
-    "NOAUTH": "put user and password into AIF_REDIS_URL",
-    "NOREPLICAS": "Redis waits for replicas (min-replicas-to-write); start them",
-    "MOVED": "this is a Redis Cluster: set AIF_REDIS_CLUSTER=true",
-    "CROSSSLOT": "this is a Redis Cluster: set AIF_REDIS_CLUSTER=true",
-}
-_REFUSED: Final = re.compile(r"\b(" + "|".join(_MENDS) + r")\b")
-# The server is there but cannot serve yet (loading its AOF, failing over): as if it did not answer.
-_PASSING: Final = re.compile(r"\b(LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY)\b")
-
-
-def error_of(reply: hiredis.ReplyError, where: object = "Redis") -> AifError:
-    """A reply error as ``IndexUnavailable`` (passing) or ``IndexRefused`` (with its mend)."""
-    text = str(reply)
-    if _PASSING.search(text):
-        return IndexUnavailable(f"{where} is not ready: {text}", mend="it is tried again")
-    known = _REFUSED.search(text)
-    return IndexRefused(f"{where} refused: {text}", mend=_MENDS[known.group(1)] if known else "")
-
-
-def checked(replies: list[Reply]) -> list[Reply]:
-    """The same replies; raises the first error among them."""
-    for reply in replies:
-        if isinstance(reply, hiredis.ReplyError):
-            raise error_of(reply)
-    return replies
 
 
 class Route(Protocol):

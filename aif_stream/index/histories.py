@@ -9,9 +9,10 @@ from aif_stream.domain.events import Attribute, decode_user
 from aif_stream.domain.history import ENTRY_BYTES, History, unpack_history
 from aif_stream.domain.order import HEADER_BYTES, Order
 from aif_stream.errors import BadEvent, IndexRefused
-from aif_stream.index.connection import Redis, checked
+from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import ORDER_LIMIT, WriteResult, WriteStatus
 from aif_stream.index.keys import history_key, profile_key
+from aif_stream.index.refusals import checked
 from aif_stream.index.scripts import script
 from aif_stream.index.wire import pack
 from aif_stream.telemetry import HISTORY_DROPPED

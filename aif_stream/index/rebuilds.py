@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from aif_stream.index.connection import Redis, checked
+from aif_stream.index.connection import Redis
 from aif_stream.index.keys import rebuild_key
+from aif_stream.index.refusals import checked
 from aif_stream.index.wire import pack
 
 # As long as the topic keeps the tasks: a tally never outlives what could still fill it.

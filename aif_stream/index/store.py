@@ -18,9 +18,10 @@ from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.errors import IndexRefused, VersionMissing
 from aif_stream.index import packing, reading
-from aif_stream.index.connection import Redis, checked, error_of
+from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import REMOVED, ItemWrite, StoredItem, WriteResult, unpack_item
 from aif_stream.index.keys import LAYOUT_KEY, Buckets, items_key, rows_key, versions_key
+from aif_stream.index.refusals import checked, error_of
 from aif_stream.index.scripts import script
 from aif_stream.index.wire import pack
 

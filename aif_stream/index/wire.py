@@ -19,6 +19,7 @@ import hiredis
 from redis.asyncio.connection import parse_url
 
 from aif_stream.errors import IndexUnavailable, SettingsError
+from aif_stream.index.refusals import error_of
 
 Reply = Any
 """bytes, int, None, a list of them, or a ``hiredis.ReplyError``."""
@@ -169,7 +170,8 @@ class Wire:
         """Send packed commands in one write; their replies in order, ``hiredis.ReplyError`` among them.
 
         Raises ``IndexUnavailable`` when the server cannot be reached or has not answered everything after
-        ``timeout_s``. A time-out drops the connection: those who queue behind it fail at once, too.
+        ``timeout_s``, ``IndexRefused`` when it refuses the greeting (password, rights). A time-out drops the
+        connection: those who queue behind it fail at once, too.
         """
         if not commands:
             return []
@@ -207,7 +209,7 @@ class Wire:
             if self._greeting:
                 for reply in await link.execute(b"".join(self._greeting), len(self._greeting)):
                     if isinstance(reply, hiredis.ReplyError):
-                        raise ConnectionError(f"it refuses the connection: {reply}")
+                        raise error_of(reply, f"Redis at {where}")
         except BaseException:
             link.fail("the greeting was not answered")
             raise
