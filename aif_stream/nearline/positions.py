@@ -92,33 +92,34 @@ class Positions:
 
     async def place(self) -> None:
         """Seek every partition that has no claim to where it must go on. Raises what Redis and Kafka raise."""
+        restored = False
         while self._open:
             partition = next(iter(self._open))
             committed = await self._consumer.committed(partition)
             mark = await self._marks.read(partition.number) if self._marks is not None else committed
             start = await self._start(partition, committed, mark)
+            if self._marks is not None and (mark is None or mark < (committed or 0)):
+                log.warning(kv("redis.behind", lane=self._lane, partition=partition, mark=mark, committed=committed))
+                if not restored:
+                    await self._on_loss()
+                    restored = True
+            # A first mark before the first rows: if Redis is emptied between these rows and their mark, it shows.
+            if self._marks is not None and mark is None:
+                if not await self._marks.advance(partition.number, None, start):
+                    continue  # another worker was here; look again
+                mark = start
             # A rebalance may have taken the partition while we were asking; given again, it is open again.
             if partition in self._open:
                 self._open.discard(partition)
                 self._consumer.seek(partition, start)
                 self._claims[partition] = Claim(partition, mark, start, start)
+                log.info(kv("placed", lane=self._lane, partition=partition.number, start=start, committed=committed))
 
     async def _start(self, partition: Partition, committed: int | None, mark: int | None) -> int:
         beginning = await self._consumer.beginning(partition)
         if mark is None:
-            start = beginning
-        elif committed is None:
-            start = max(mark, beginning)
-        else:
-            start = max(min(committed, mark), beginning)
-        if committed is not None and (mark is None or mark < committed):
-            log.warning(
-                kv("redis.behind", lane=self._lane, partition=partition, mark=mark, committed=committed, start=start)
-            )
-            await self._on_loss()
-        else:
-            log.info(kv("placed", lane=self._lane, partition=partition, mark=mark, committed=committed, start=start))
-        return start
+            return beginning
+        return max(mark if committed is None else min(committed, mark), beginning)
 
     async def settle(self, spans: Iterable[Span]) -> dict[Partition, int]:
         """Advance the marks over a batch whose effects are acknowledged; returns what may be committed.

@@ -1,0 +1,171 @@
+"""Workers as processes on Apache Kafka: killed, stopped, joined by another; Redis killed and emptied."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from aif_stream.bus import admin
+from aif_stream.bus.topics import load_topics
+from aif_stream.embedded.kafka import KafkaCluster
+from aif_stream.embedded.process import ServerProcess
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.model.version import ModelVersion
+from aif_stream.nearline import rollout
+from aif_stream.settings import Settings, variable
+from tests.kafka.nearline.verify import Latest, compare_index
+from tests.model_builders import small_version
+from tests.nearline_builders import T0_MS, artefact, events, item_line, nearline_settings
+from tests.stack import eventually
+
+ITEMS = 300
+SHARED = ("kafka_bootstrap", "redis_url", "topic_prefix", "models_dir", "index_buckets", "metrics_port")
+
+
+@dataclass(slots=True)
+class Stack:
+    """A broker's topics, a Redis of the test's own, workers, and the truth about every item."""
+
+    directory: Path
+    settings: Settings
+    redis: EmbeddedRedis
+    model: ModelVersion
+    workers: list[ServerProcess] = field(default_factory=list)
+    latest: dict[str, Latest] = field(default_factory=dict)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def start_worker(self) -> ServerProcess:
+        number = next(self._numbers)
+        own = {variable(name): str(getattr(self.settings, name)) for name in SHARED}
+        own |= {"AIF_KAFKA_SESSION_TIMEOUT_MS": "6000", "AIF_HOME": str(self.directory), "OMP_NUM_THREADS": "1"}
+        process = ServerProcess(
+            f"worker {number}",
+            [sys.executable, "-m", "aif_stream", "nearline"],
+            directory=self.directory,
+            log=self.directory / f"worker-{number}.log",
+            environ={**os.environ, **own},
+        )
+        process.spawn()
+        self.workers.append(process)
+        return process
+
+    async def load(self, count: int, seed: int) -> None:
+        """Updates and removals of random items, one in ten late."""
+        chance = random.Random(seed)
+        async with events(self.settings) as put:
+            sends = []
+            for _ in range(count):
+                name = str(chance.randrange(ITEMS))
+                known = self.latest.get(name)
+                time_ms = known.event_time_ms + chance.randrange(1, 50) if known else T0_MS
+                if known and chance.random() < 0.1:
+                    time_ms = known.event_time_ms - chance.randrange(1, 1_000) * 64 - 63
+                payload = None if chance.random() < 0.05 else item_line(name, attributes={"price": chance.random() * 9})
+                if not known or time_ms > known.event_time_ms:
+                    self.latest[name] = Latest(time_ms, payload)
+                sends.append(put.removal(name, time_ms) if payload is None else put.item(name, time_ms, payload))
+                if len(sends) == 50:
+                    for send in sends:
+                        await send
+                    sends.clear()
+            for send in sends:
+                await send
+
+    async def agrees(self) -> None:
+        """Wait until the index is exactly what the latest events say."""
+        problems: list[str] = []
+
+        async def same() -> bool:
+            for process in self.workers:
+                assert process.running, process.log.read_text()[-3000:]
+            problems[:] = await compare_index(self.settings, self.model, self.latest)
+            return not problems
+
+        try:
+            await eventually(same, what="the index agrees with the latest events", within_s=90)
+        except BaseException:
+            print(problems[:5], *(process.log.read_text()[-3000:] for process in self.workers), sep="\n")  # noqa: T201
+            raise
+
+
+@pytest.fixture
+async def stack(kafka_cluster: KafkaCluster, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with EmbeddedRedis() as redis:
+        settings = nearline_settings(kafka_cluster.bootstrap, redis.url, tmp_path, prefix=topic_prefix)
+        settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
+        specs = {
+            name: dataclasses.replace(spec, replication=1, partitions=min(spec.partitions, 4))
+            for name, spec in load_topics().items()
+        }
+        await admin.apply(settings, specs)
+        made = Stack(tmp_path, settings, redis, small_version())
+        try:
+            made.start_worker()
+            await rollout.publish_version(settings, artefact(tmp_path / "artefact", made.model), activate=True)
+            yield made
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*(process.kill9() for process in made.workers))
+
+
+async def test_nothing_is_lost_when_a_worker_is_killed_under_load_and_another_takes_over(stack: Stack) -> None:
+    loading = asyncio.create_task(stack.load(3000, seed=1))
+    second = stack.start_worker()
+    await asyncio.sleep(0)
+    first = stack.workers[0]
+    await eventually(lambda: _said(second, "placed"), what="the second worker has partitions")
+    await first.kill9()
+    stack.workers.remove(first)
+    await loading
+    await stack.agrees()
+
+
+async def test_a_stopped_worker_commits_leaves_its_group_and_exits_0(stack: Stack) -> None:
+    await stack.load(500, seed=2)
+    await stack.agrees()
+    worker = stack.workers.pop()
+    await worker.stop(30)
+    log = worker.log.read_text()
+    assert "nearline.stopped" in log
+    assert "Traceback" not in log
+    stack.start_worker()
+    await stack.load(500, seed=3)
+    await stack.agrees()
+
+
+async def test_a_redis_killed_under_load_is_brought_up_to_date_by_its_marks(stack: Stack) -> None:
+    loading = asyncio.create_task(stack.load(3000, seed=4))
+    await eventually(lambda: _some(stack), what="some items are there")
+    await stack.redis.kill9()
+    await stack.redis.start()
+    await loading
+    await stack.agrees()
+
+
+async def test_an_emptied_redis_is_filled_again_from_the_topics(stack: Stack) -> None:
+    await stack.load(1000, seed=5)
+    await stack.agrees()
+    from aif_stream.index.connection import open_redis
+
+    async with open_redis(stack.settings) as redis:
+        await redis.everywhere("FLUSHALL")
+    await stack.load(200, seed=6)
+    await stack.agrees()
+
+
+async def _said(process: ServerProcess, what: str) -> bool:
+    return what in process.log.read_text()
+
+
+async def _some(stack: Stack) -> bool:
+    return len(await compare_index(stack.settings, stack.model, dict(list(stack.latest.items())[:50]))) < 40
