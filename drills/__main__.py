@@ -59,7 +59,7 @@ async def _run(
     if not artefact.exists():
         console.print("training a small model")
         data = "synthetic:users=200,items=2000,impressions=20000,seed=1"
-        command = [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--quick"]
+        command = [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick"]
         await asyncio.to_thread(subprocess.run, command, check=True)
     results: dict[str, dict[str, Any]] = {}
     async with drill_stack(directory, model=artefact) as stack:

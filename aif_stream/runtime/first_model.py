@@ -34,7 +34,7 @@ async def first_model(settings: Settings, catalogue: Catalogue, report: Report) 
         data = f"synthetic:users={users},items={items},impressions={_IMPRESSIONS},seed={SEED}"
         settings.models_dir.mkdir(parents=True, exist_ok=True)
         await run_tool(
-            [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--quick"],
+            [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick"],
             directory=settings.models_dir,
             deadline_s=_DEADLINE_S,
             mend="run the same command by hand",
