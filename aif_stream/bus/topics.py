@@ -21,6 +21,8 @@ REBUILD_TASKS: Final = "aif.rebuild-tasks"
 N2O_ROWS: Final = "aif.n2o-rows"
 DEAD_LETTERS: Final = "aif.dead-letters"
 
+_PACKAGE: Final = "aif_stream.contracts"  # pyproject.toml ships topics/ under this name
+
 Cleanup = Literal["compact", "delete"]
 # What a broker takes when a contract is silent (Kafka's default of max.message.bytes).
 _DEFAULT_MESSAGE_BYTES: Final = 1_048_588
@@ -78,7 +80,7 @@ def contracts_dir(settings: Settings | None = None) -> Traversable:
     if checkout.is_dir():  # a source run or an editable install: the files beside the package are the newest
         return checkout
     try:
-        return resources.files("aif_stream.contracts")
+        return resources.files(_PACKAGE)
     except ModuleNotFoundError:
         raise TopicError(
             "the topic contracts are not installed", mend="install the package, or set AIF_TOPICS_DIR"

@@ -1,8 +1,8 @@
 """Model versions as ``aif.model-updates`` tells them: full records, folded in offset order.
 
 The topic is compacted by version, so only the last record of each version is sure to be there. Which
-version is active must survive that: activations are numbered, and one counts only when its number is
-higher than the last that counted. Of two activations that raced for one number, the first in the log wins.
+version is active must survive that: activations are numbered, and the highest number counts. Of two
+activations that raced for one number, the first in the log wins.
 """
 
 from __future__ import annotations
@@ -65,23 +65,32 @@ def check_version_name(name: str) -> str:
 
 @dataclass(slots=True)
 class VersionBook:
-    """The fold: what every process believes after reading the topic up to some offset."""
+    """The fold: what every process believes after reading the topic up to some offset.
+
+    ``active`` depends on the latest record of each version alone, so that the compacted topic says the same as the
+    whole one: of the versions whose latest record is an activation, the one with the highest number (the first of
+    two with the same). ``activation`` is the highest number seen; the next activation takes the one after it.
+    """
 
     records: dict[str, VersionRecord] = field(default_factory=dict)
     active: str | None = None
     activation: int = 0
+    _arrivals: dict[str, int] = field(default_factory=dict)
+    _count: int = 0
 
     def apply(self, record: VersionRecord) -> bool:
         """Take one record, in offset order; True when the active version changed by it."""
+        before = self.records.get(record.version)
+        if before is None or before.state is not record.state or before.activation != record.activation:
+            self._count += 1
+            self._arrivals[record.version] = self._count
         self.records[record.version] = record
-        if record.state is VersionState.RETIRED and record.version == self.active:
-            self.active = None
-            return True
-        if record.state is VersionState.ACTIVE and record.activation > self.activation:
-            changed = self.active != record.version
-            self.active, self.activation = record.version, record.activation
-            return changed
-        return False
+        self.activation = max(self.activation, record.activation)
+        activated = [r for r in self.records.values() if r.state is VersionState.ACTIVE]
+        best = max(activated, key=lambda r: (r.activation, -self._arrivals[r.version]), default=None)
+        changed = self.active != (best.version if best else None)
+        self.active = best.version if best else None
+        return changed
 
     def live(self) -> list[VersionRecord]:
         """Versions whose rows are kept up to date: all but the retired, oldest first."""
