@@ -2,8 +2,9 @@
 
     python benchmarks/index.py [--buckets 64,256,1024,4096] [--items 200000] [--batch 512] [--json]
 
-Prints per bucket count: item writes/s with and without a second batch under way, µs of client and Redis CPU per
-item, and p50/p99 of reading 10,000 rows.
+Prints per bucket count, for the embedded Redis on this machine's other core: item writes/s one batch at a time and
+with a second one under way, CPU of client and Redis per write (compared with redis-py's pipeline for the same
+script calls), p50/p99 of reading 10,000 rows, bulk load, boot and join of a mirror, memory per item, histories.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import redis.asyncio as redis_py
 
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import BehaviorKind
@@ -28,10 +30,13 @@ from aif_stream.domain.history import entry_bytes
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import VALID, RowLayout, empty_rows
 from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.index import packing
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.histories import HistoryStore
-from aif_stream.index.item_codec import ItemWrite
-from aif_stream.index.keys import Buckets
+from aif_stream.index.item_codec import ItemWrite, pack_write
+from aif_stream.index.keys import Buckets, items_key, rows_key, versions_key
+from aif_stream.index.mirror import Mirror
+from aif_stream.index.scripts import script
 from aif_stream.index.store import N2OStore
 from aif_stream.settings import Settings
 
@@ -101,6 +106,63 @@ async def writes(store: N2OStore, server: EmbeddedRedis, options: argparse.Names
     }
 
 
+async def redis_py_writes(store: N2OStore, url: str, options: argparse.Namespace) -> dict[str, float]:
+    """The same script calls with the same packed arguments through redis-py's pipeline."""
+    keys = np.random.default_rng(2).permutation(min(options.items, 20_000)).astype(np.uint64) + 1
+    batches = [batch_of(keys[at : at + options.batch], 10_000_000 + at) for at in range(0, len(keys), options.batch)]
+    before_cpu, before = client_cpu_s(), time.perf_counter()
+    async with redis_py.from_url(url) as client:
+        for items, rows in batches:
+            buckets = store.buckets.of_many(np.array([item.key for item in items], dtype=np.uint64))
+            groups = packing.grouped(buckets)
+            pipeline = client.pipeline(transaction=False)
+            for bucket, start, end in zip(groups.buckets, groups.starts, groups.ends, strict=True):
+                chosen = groups.order[start:end]
+                packed = b"".join(pack_write(items[i], 0) for i in chosen.tolist())
+                names = (items_key(bucket), versions_key(bucket), rows_key(bucket, VERSION))
+                sha = script("write_batch").sha.decode()
+                pipeline.evalsha(sha, 3, *names, packed, VERSION, rows[VERSION][chosen].tobytes())
+            await pipeline.execute()
+    count = len(keys)
+    return {
+        "writes_per_s": count / (time.perf_counter() - before),
+        "client_us": (client_cpu_s() - before_cpu) / count * 1e6,
+    }
+
+
+class EmptyLog:
+    """A change log in which nothing happens: a boot is then the bulk load alone."""
+
+    async def end_offsets(self) -> dict[int, int]:
+        return {0: 0}
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        pass
+
+    async def poll(self, max_records: int, timeout_ms: int) -> list[Any]:
+        return []
+
+    async def caught_up(self, ends: Mapping[int, int]) -> bool:
+        return True
+
+
+async def mirror(store: N2OStore, options: argparse.Namespace) -> dict[str, Any]:
+    """Boot from Redis, then joins of 10,000 random rows."""
+    loaded = Mirror(LAYOUT, VERSION, memory_mb=8192)
+    start = time.perf_counter()
+    await loaded.boot(store, EmptyLog())
+    seconds = time.perf_counter() - start
+    wanted = np.random.default_rng(5).choice(options.items, min(10_000, options.items), replace=False)
+    times = []
+    for _ in range(100):
+        begun = time.perf_counter()
+        with loaded.reading() as view:
+            _, found = view.join(wanted.astype(np.uint64) + 1)
+        times.append((time.perf_counter() - begun) * 1e3)
+    assert found.all()
+    return {"boot_s": seconds, "bytes_per_item": loaded.nbytes / len(loaded), "join_10k_ms": quantiles(times)}
+
+
 async def timed(call: Callable[[], Any], rounds: int) -> dict[str, float]:
     times = []
     for _ in range(rounds):
@@ -151,7 +213,9 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "buckets": count,
                 "serial": await writes(store, server, options, 1),
                 "overlapped": await writes(store, server, options, 2),
+                "redis_py": await redis_py_writes(store, server.url, options),
                 **await reads(store, options),
+                "mirror": await mirror(store, options),
             }
             info = (await redis.everywhere("INFO", "memory")).popitem()[1].decode()
             used = int(info.split("used_memory:")[1].split("\r")[0])

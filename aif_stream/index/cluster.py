@@ -120,24 +120,32 @@ class ClusterRoute:
         return self._wires[node]
 
     async def _learn(self) -> None:
-        """Ask any known node for the map of slots; the seed last (it may have left the cluster)."""
+        """Ask every known node for the map of slots and take the first answer: some of them may be gone."""
         seed = (self._seed.host, self._seed.port)
+        tasks = [asyncio.create_task(self._ask_map(node)) for node in {seed, *self._wires}]
         failure = IndexUnavailable(f"no node of the Redis Cluster at {self._seed} answers")
-        for node in [*(n for n in self._wires if n != seed), seed]:
-            try:
-                (reply,) = await self._wire(node).execute([pack("CLUSTER", "SLOTS")])
-            except IndexUnavailable as error:
-                failure = error
-                continue
-            if isinstance(reply, hiredis.ReplyError):
-                raise IndexRefused(f"Redis at {self._seed}: {reply}", mend="set AIF_REDIS_CLUSTER=false")
-            owner: list[Node | None] = [None] * SLOTS
-            for first, last, (host, port, *_), *_replicas in reply:
-                # An empty host means "the one you asked" (cluster specification, CLUSTER SLOTS).
-                owner[first : last + 1] = [((host or node[0].encode()).decode(), port)] * (last - first + 1)
-            self._owner = owner
-            return
+        try:
+            for answer in asyncio.as_completed(tasks):
+                try:
+                    self._owner = await answer
+                    return
+                except IndexUnavailable as error:
+                    failure = error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         raise failure
+
+    async def _ask_map(self, node: Node) -> list[Node | None]:
+        (reply,) = await self._wire(node).execute([pack("CLUSTER", "SLOTS")])
+        if isinstance(reply, hiredis.ReplyError):
+            raise IndexRefused(f"Redis at {self._seed}: {reply}", mend="set AIF_REDIS_CLUSTER=false")
+        owner: list[Node | None] = [None] * SLOTS
+        for first, last, (host, port, *_), *_replicas in reply:
+            # An empty host means "the one you asked" (cluster specification, CLUSTER SLOTS).
+            owner[first : last + 1] = [((host or node[0].encode()).decode(), port)] * (last - first + 1)
+        return owner
 
 
 def _redirected(open_: Sequence[int], replies: list[Reply]) -> tuple[list[int], dict[int, Node], bool]:
