@@ -1,0 +1,180 @@
+"""A serving stack for tests: index filled directly, a published model, both HTTP roles in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.publisher import EventPublisher
+from aif_stream.bus.topics import load_topics
+from aif_stream.bus.versions import publish_version
+from aif_stream.clock import now_ms
+from aif_stream.domain.events import BehaviorKind, ItemUpserted
+from aif_stream.domain.history import entry_bytes
+from aif_stream.domain.ids import canonical_id, key_of
+from aif_stream.domain.order import Order
+from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.index.connection import open_redis
+from aif_stream.index.histories import HistoryStore
+from aif_stream.index.item_codec import ItemWrite
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import manifest_sha256, save
+from aif_stream.model.version import ModelVersion
+from aif_stream.settings import Settings
+from tests.stack import eventually
+
+T0_MS = 1_700_000_000_000
+BUCKETS = 8
+Role = Callable[[Settings, asyncio.Event], AbstractAsyncContextManager[str]]
+
+
+def topics() -> dict[str, int]:
+    """Names and partitions of every contract, for an embedded broker."""
+    return {name: spec.partitions for name, spec in load_topics().items()}
+
+
+def online_settings(bootstrap: str, redis_url: str, home: Path, **more: Any) -> Settings:
+    """Settings of both roles on the test's servers; ports are free ones."""
+    return dataclasses.replace(
+        Settings(),
+        home=home,
+        models_dir=home / "models",
+        kafka_bootstrap=bootstrap,
+        redis_url=redis_url,
+        redis_timeout_s=2.0,
+        index_buckets=BUCKETS,
+        serve_port=0,
+        retrieval_port=0,
+        deadline_ms=2_000.0,
+        **more,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What nearline would have written, written directly."""
+
+    store: N2OStore
+    histories: HistoryStore
+
+    async def put(self, model: ModelVersion, items: Sequence[ItemUpserted], *, time_ms: int = T0_MS) -> None:
+        """Items with features and the model's rows."""
+        batch = [
+            ItemWrite(item.key, canonical_id(item.item_id, "item_id"), Order(time_ms, i), msgspec.json.encode(item))
+            for i, item in enumerate(items)
+        ]
+        orders = np.array([write.order for write in batch], np.uint64)
+        rows = model.item_rows(items, orders[:, 0], orders[:, 1], now_ms()).rows
+        await self.store.write_live(batch, {model.name: rows})
+
+    async def remove(self, model: ModelVersion, item_id: str, *, time_ms: int) -> None:
+        """A tombstone."""
+        write = ItemWrite(key_of(item_id), item_id, Order(time_ms, 0), None)
+        await self.store.write_live([write], {model.name: np.zeros(1, model.layout.dtype)})
+
+    async def click(self, user_id: str, item_ids: Sequence[str]) -> None:
+        """A history of clicks, a minute apart, in this order."""
+        entries = (
+            entry_bytes(key_of(item), BehaviorKind.CLICK, T0_MS + 60_000 * i) for i, item in enumerate(item_ids)
+        )
+        await self.histories.append({key_of(user_id): b"".join(entries)})
+
+    async def profile(self, user_id: str, attributes: Mapping[str, Any]) -> None:
+        payload = msgspec.json.encode({"user_id": user_id, "attributes": attributes})
+        await self.histories.write_profile(key_of(user_id), Order(T0_MS, 0), payload)
+
+
+@asynccontextmanager
+async def open_index(settings: Settings, versions: Sequence[str]) -> AsyncIterator[Index]:
+    """The index of the settings' Redis, with these versions listed."""
+    async with open_redis(settings) as redis:
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        await store.ensure_layout()
+        for version in versions:
+            await store.add_version(version)
+        yield Index(store, HistoryStore(redis, settings.history_long))
+
+
+async def activate(settings: Settings, model: ModelVersion, number: int, replaces: str | None = None) -> None:
+    """Save the artefact and publish it as the active version."""
+    directory = settings.models_dir / model.name
+    if not directory.exists():
+        await asyncio.to_thread(save, directory, model)
+    record = VersionRecord(
+        version=model.name,
+        state=VersionState.ACTIVE,
+        artefact=str(directory),
+        manifest_sha256=manifest_sha256(directory),
+        created_ms=T0_MS,
+        activation=number,
+        replaces=replaces,
+    )
+    async with Producer(settings, "test-versions") as producer:
+        await publish_version(producer, record)
+
+
+async def publish(
+    settings: Settings, items: Sequence[ItemUpserted], clicks: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Items and clicks as events on the topics (what retrieval reads)."""
+    lines = [
+        msgspec.json.encode({"user_id": user, "item_id": item, "kind": "click", "event_time_ms": T0_MS + i})
+        for user, touched in (clicks or {}).items()
+        for i, item in enumerate(touched)
+    ]
+    async with EventPublisher(settings, source="test") as publisher:
+        summary = await publisher.items(items)
+        assert summary.complete, summary
+        summary = await publisher.publish_lines("behaviors", lines)
+        assert summary.complete, summary
+
+
+class Client:
+    """JSON over HTTP with the status beside it."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self.url = url
+        self.session = session
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(self.url + path) as reply:
+            return reply.status, await reply.json(content_type=None)
+
+    async def post(self, path: str, body: Any) -> tuple[int, Any]:
+        async with self.session.post(self.url + path, json=body) as reply:
+            return reply.status, await reply.json(content_type=None)
+
+    async def rank(self, user_id: str, **more: Any) -> dict[str, Any]:
+        """An answer; anything else than 200 fails the test."""
+        status, answer = await self.post("/v1/rank", {"user_id": user_id, **more})
+        assert status == 200, answer
+        assert isinstance(answer, dict)
+        return answer
+
+    async def ready(self) -> None:
+        async def probe() -> bool:
+            return (await self.get("/readyz"))[0] == 200
+
+        await eventually(probe, what=f"{self.url} is ready")
+
+
+@asynccontextmanager
+async def running(role: Role, settings: Settings, *, ready: bool = True) -> AsyncIterator[Client]:
+    """A role in this process, ready unless told otherwise; stopped cleanly at the end."""
+    stop = asyncio.Event()
+    async with role(settings, stop) as url, aiohttp.ClientSession() as session:
+        client = Client(session, url)
+        if ready:
+            await client.ready()
+        yield client
