@@ -117,7 +117,8 @@ async def _bring_up(settings: Settings, options: UpOptions, roles: Roles, report
         await seed(settings, session, catalogue, report)
         report("starting the server")
         serve = roles.start("serve")
-        await until_ready(session, f"{settings.serve_url}/readyz", serve)
+        # Without a catalogue there is no model yet, and a server without one is alive, not ready.
+        await until_ready(session, f"{settings.serve_url}/{'readyz' if catalogue.items else 'livez'}", serve)
         await answered_in_full(settings, session, catalogue, report)
 
 
