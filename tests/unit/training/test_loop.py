@@ -1,0 +1,116 @@
+"""Training learns, repeats, and what it trains is what is served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from aif_stream.errors import TrainingDataError, VersionError
+from aif_stream.model.config import Kind
+from aif_stream.training.dataset import Dataset, Split
+from aif_stream.training.evaluate import Served, evaluate_baselines, evaluate_version
+from aif_stream.training.loop import QUICK, Trainer
+from aif_stream.training.sources import first_model, open_data
+from aif_stream.training.synthetic import Synthetic
+
+SMALL = replace(QUICK, epochs=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Synthetic(200, 1000, 3).dataset(24_000)
+
+
+def test_training_beats_popularity_and_says_so_in_the_manifest(data: Dataset) -> None:
+    version = Trainer(data, "v1", replace(QUICK, epochs=3)).run()
+    popularity, item_mean = evaluate_baselines(data)
+    found = evaluate_version(version, data)
+    assert found.metrics["gauc"].low > popularity.metrics["gauc"].value
+    assert found.metrics["gauc"].value > item_mean.metrics["gauc"].value
+    assert version.metrics["test_gauc"]["value"] == pytest.approx(found.metrics["gauc"].value, abs=0.003)
+    assert found.online_mflop_per_10k > 10
+
+
+def test_the_same_seed_trains_the_same_weights(data: Dataset) -> None:
+    first, again, other = (Trainer(data, "v", replace(SMALL, impressions=3000, seed=s)).run() for s in (1, 1, 2))
+    states = [version.net.state_dict() for version in (first, again, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_batched_training_logits_are_the_served_scores(data: Dataset, kind: Kind) -> None:
+    trainer = Trainer(data, "v", replace(SMALL, impressions=2000), kind=kind)
+    version = trainer.run()
+    served = Served(version, data)
+    requests = data.requests.of(Split.TEST)[:20]
+    batch, _, weight = trainer._tables.batch(requests)
+    with torch.inference_mode():
+        logits = version.net(batch)
+    for at, request in enumerate(requests):
+        items = data.requests.item[data.requests.first[request] : data.requests.first[request + 1]]
+        scores = served(int(request), items)
+        np.testing.assert_allclose(scores, logits[at][weight[at] > 0].numpy(), atol=0.02)
+
+
+def test_padding_of_a_batch_changes_no_logit(data: Dataset) -> None:
+    trainer = Trainer(data, "v", replace(SMALL, impressions=2000))
+    trainer.run()
+    requests = data.requests.of(Split.VALID)[:10]
+    with torch.inference_mode():
+        batch, _, weight = trainer._tables.batch(requests)
+        together = trainer.net(batch)
+        for at, request in enumerate(requests):
+            alone, _, own = trainer._tables.batch(np.array([request]))
+            torch.testing.assert_close(trainer.net(alone)[own > 0], together[at][weight[at] > 0], atol=1e-5, rtol=1e-5)
+
+
+def test_unusable_items_stop_the_training_with_their_number(data: Dataset) -> None:
+    items = list(data.items)
+    items[4] = msgspec.structs.replace(items[4], content_vector=[1.0])
+    with pytest.raises(TrainingDataError, match=r"content-width ×1; the first is 5 \(number 5\)"):
+        Trainer(replace(data, items=items), "v")
+
+
+def test_a_bad_name_is_refused_before_any_work(data: Dataset) -> None:
+    with pytest.raises(VersionError):
+        Trainer(data, "no/name")
+
+
+def test_the_first_model_of_aif_up_is_trained_on_the_same_generator() -> None:
+    version = first_model(60, 300, seed=0, name="first")
+    assert version.metrics["data"].startswith("synthetic:users=60,items=300,")
+    assert version.config.content_width == 32
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("csv:somewhere", "names no data set"),
+        ("movielens:", "names no data set"),
+        ("movielens:/nowhere", "is no directory"),
+        ("synthetic:users=x", "is not understood"),
+        ("synthetic:stars=5", "is not understood"),
+        ("synthetic:users=0", "too small"),
+    ],
+)
+def test_a_wrong_data_name_says_what_to_give(spec: str, message: str) -> None:
+    with pytest.raises(TrainingDataError, match=message) as error:
+        open_data(spec)
+    assert error.value.mend
+
+
+def test_synthetic_data_can_be_named(tmp_path: Path) -> None:
+    data = open_data("synthetic:users=30,items=200,impressions=2000,seed=4")
+    assert data.name == "synthetic:users=30,items=200,impressions=2000,seed=4"
+    assert len(data.items) == 200
