@@ -36,7 +36,11 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     return asyncio.run(work)
 
 
-def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+def run_role(
+    role: Callable[[asyncio.Event], Awaitable[None]],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Run a role until SIGTERM or Ctrl-C sets its stop event; a second signal ends it at once."""
 
     async def body() -> None:
@@ -53,4 +57,5 @@ def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> None:
             loop.add_signal_handler(number, on_signal, number)
         await role(stop)
 
-    asyncio.run(body())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(body())
