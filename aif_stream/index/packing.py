@@ -19,7 +19,6 @@ from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus, pac
 from aif_stream.index.keys import items_key, rows_key, versions_key
 from aif_stream.index.scripts import script
 
-
 # Indexing a tuple takes a tenth of calling an enum.
 _STATUS: Final = tuple(WriteStatus)
 
