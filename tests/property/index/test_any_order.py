@@ -96,7 +96,7 @@ ENTRIES = st.lists(
         entry_bytes,
         st.sampled_from([0, 1, 255, 256, (1 << 53) + 1, 1 << 53, (1 << 63) + 1, 1 << 63]),
         st.sampled_from([BehaviorKind.CLICK, BehaviorKind.BUY]),
-        st.integers(0, 40),
+        st.integers(0, 6),
     ),
     min_size=1,
     max_size=60,
