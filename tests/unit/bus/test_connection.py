@@ -29,9 +29,9 @@ def test_a_certificate_that_cannot_be_read_is_a_settings_error() -> None:
 
 
 def test_an_error_of_the_client_says_where_and_what_to_do() -> None:
-    with pytest.raises(BusUnavailable, match="h:1: polling failed: OSError: no route") as caught:
-        with kafka_errors(Settings(kafka_bootstrap="h:1"), "polling"):
-            raise OSError("no route")
+    expected = pytest.raises(BusUnavailable, match="h:1: polling failed: OSError: no route")
+    with expected as caught, kafka_errors(Settings(kafka_bootstrap="h:1"), "polling"):
+        raise OSError("no route")
     assert "AIF_KAFKA_BOOTSTRAP" in caught.value.mend
     assert describe(TimeoutError()) == "TimeoutError"
 
