@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,14 @@ async def test_a_user_without_the_rights_is_told_the_mend(redis: Redis, redis_ur
                 await N2OStore(opened, Buckets(4)).write_live([item("7", 1)], {})
     finally:
         await redis.everywhere("ACL", "DELUSER", "aif")
+
+
+async def test_a_unix_socket_will_do_and_more_than_its_buffers_goes_through(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    async with EmbeddedRedis(options={"unixsocket": str(path)}), open_redis(settings_of(f"unix://{path}")) as redis:
+        large = bytes(4 << 20)
+        echoed = await asyncio.gather(*(redis.call("ECHO", large) for _ in range(16)))
+        assert all(reply == large for reply in echoed)
 
 
 async def test_databases_are_kept_apart(redis_url: str) -> None:
