@@ -31,7 +31,7 @@ def small_config(kind: Kind = Kind.AIF) -> ModelConfig:
         content_width=CONTENT_WIDTH,
         categories=("tea", "books", "lamps"),
         item_fields=(
-            Field("brand", "label", ("ada", "bob")),
+            Field("brand", "label", ("ada", "bob", "7")),
             Field("tags", "labels", ("new", "red", "big")),
             Field("price", "number", mean=20.0, scale=10.0),
         ),

@@ -146,17 +146,17 @@ def _label_column(
     known: dict[str, int],
     verdict: Verdict,
 ) -> I64:
-    try:
-        return np.array([known.get(row.get(name, ""), unknown) for row in rows], dtype=np.int64)  # type: ignore[arg-type]
-    except TypeError:  # a list somewhere (unhashable): one by one
-        column = np.full(len(rows), unknown, dtype=np.int64)
-        for at, row in enumerate(rows):
-            value = row.get(name, "")
-            if isinstance(value, list):
-                verdict.refuse(at, f"attribute-type:{name}")
-            else:
-                column[at] = known.get(value if isinstance(value, str) else str(value), unknown)
-        return column
+    def odd(at: int, value: Attribute) -> int:
+        if isinstance(value, list):
+            verdict.refuse(at, f"attribute-type:{name}")
+            return unknown
+        return known.get(str(value), unknown)
+
+    tokens = [
+        known.get(value, unknown) if type(value := row.get(name, "")) is str else odd(at, value)
+        for at, row in enumerate(rows)
+    ]
+    return np.array(tokens, dtype=np.int64)
 
 
 def _set_column(rows: Sequence[Mapping[str, Attribute]], name: str, unknown: int, known: dict[str, int]) -> Sets:

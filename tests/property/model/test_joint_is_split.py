@@ -19,9 +19,9 @@ texts = st.sampled_from(["ada", "bob", "new", "red", "big", "oslo", "unheard", "
 attributes = st.fixed_dictionaries(
     {},
     optional={
-        "brand": texts | st.integers(0, 9),
+        "brand": texts | st.integers(0, 9) | st.lists(texts, max_size=1),
         "tags": texts | st.lists(texts, max_size=4),
-        "price": st.floats(-1e6, 1e6, allow_nan=False) | st.integers(-100, 100),
+        "price": st.floats(-1e6, 1e6, allow_nan=False) | st.integers(-100, 100) | texts,
         "unknown field": texts,
     },
 )

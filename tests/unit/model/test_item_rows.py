@@ -12,7 +12,7 @@ from aif_stream.domain.row import HAS_CONTENT, NO_CATEGORY, VALID
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.rows import ItemRows
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import CONTENT_WIDTH, make_items, small_config, small_version
+from tests.model_builders import CONTENT_WIDTH, make_history, make_items, small_config, small_version
 
 
 def rows_of(version: ModelVersion, items: list[ItemUpserted]) -> ItemRows:
@@ -96,8 +96,19 @@ def test_numbers_are_labels_and_single_strings_are_sets() -> None:
     as_list, alone = (ItemUpserted(item_id=1, category="tea", attributes={"tags": tags}) for tags in (["red"], "red"))
     rows, problems = rows_of(version, [as_list, alone])
     assert rows["t"][0].tobytes() == rows["t"][1].tobytes()
-    _, problems = rows_of(version, [ItemUpserted(item_id=1, category="tea", attributes={"brand": 12})])
+    number, text = (ItemUpserted(item_id=1, category="tea", attributes={"brand": brand}) for brand in (7, "7"))
+    rows, problems = rows_of(version, [number, text])
+    assert rows["t"][0].tobytes() == rows["t"][1].tobytes()
     assert not problems
+
+
+def test_an_empty_batch_gives_no_rows_and_no_scores() -> None:
+    version = small_version()
+    rows, problems = rows_of(version, [])
+    assert rows.shape == (0,)
+    assert not problems
+    user = version.user_side(None, make_history([]), rows, np.zeros(0, dtype=bool))
+    assert version.score(user, rows).shape == (0,)
 
 
 def test_a_version_without_content_and_fields_still_makes_rows() -> None:
