@@ -23,7 +23,10 @@ from aif_stream.training.synthetic import Synthetic
 Report = Callable[[str], None]
 
 SEED: Final = 1
-BEHAVIORS_PER_USER: Final = 100
+# A hundred behaviors a user as long as there are few users: a million of them in all take a minute to publish.
+_BEHAVIORS_PER_USER: Final = 100
+_FEWEST_PER_USER: Final = 10
+_BEHAVIORS: Final = 1_000_000
 # The embedded broker forgets what is beyond 5 MiB of a partition. With 8 partitions, 600 bytes an item and lz4
 # this window is a fifth of that.
 WINDOW_RECORDS: Final = 20_000
@@ -56,7 +59,8 @@ class Catalogue:
             return self.generator.profiles()
         if not self.items:
             return iter(())
-        return self.generator.behaviors(BEHAVIORS_PER_USER, end_ms=now_ms())
+        each = max(_FEWEST_PER_USER, min(_BEHAVIORS_PER_USER, _BEHAVIORS // max(self.users, 1)))
+        return self.generator.behaviors(each, end_ms=now_ms())
 
 
 async def seed(settings: Settings, session: aiohttp.ClientSession, catalogue: Catalogue, report: Report) -> None:
