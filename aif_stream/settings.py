@@ -48,7 +48,7 @@ class Settings:
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "the N2O index (rediss:// for TLS)", secret=True)
     redis_cluster: bool = _setting(False, "speak Redis Cluster")
     redis_timeout_s: float = _setting(5.0, "deadline of one Redis round trip", low=0.01)
-    index_buckets: int = _setting(1024, "buckets of the index; fixed per deployment", low=1)
+    index_buckets: int = _setting(256, "buckets of the index; fixed per deployment", low=1)
     tombstone_keep_h: float = _setting(24 * 14, "hours a removed item's order is remembered", low=0.001)
     history_long: int = _setting(10_000, "history entries kept per user", low=1)
     history_short: int = _setting(100, "newest entries that self-attention reads", low=1)
