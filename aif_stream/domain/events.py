@@ -35,6 +35,9 @@ TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="ms since
 MAX_AHEAD_MS: Final = 5 * 60 * 1000
 
 
+_F32_MAX: Final = float(np.finfo(np.float32).max)
+
+
 class EventType(StrEnum):
     """Value of the ``ce_type`` header."""
 
@@ -132,7 +135,10 @@ _ATTRIBUTE = msgspec.json.Decoder(Attribute)
 def decode_item(value: bytes) -> ItemUpserted:
     """JSON bytes -> item. Raises ``BadEvent`` with the field's path; the numbers are finite."""
     item = _decode(_ITEM, value)
-    item.content()
+    vector = item.content_vector
+    # JSON has no NaN, so the extremes tell; a tenth of the cost of ``content`` per event.
+    if vector and not (min(vector) >= -_F32_MAX and max(vector) <= _F32_MAX):
+        item.content()
     return item
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -195,12 +196,24 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
     serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
     try:
         async with open_nearline(settings) as nearline:
+            _spare_the_collector()
             running.append(nearline)
             health.started = True
             await nearline.run(stop)
     finally:
         ended.set()
         await serving
+
+
+def _spare_the_collector() -> None:
+    """Make cyclic garbage collection rare and short; for a process that is a worker and nothing else.
+
+    A batch is some 20,000 objects without cycles, alive together: with Python's defaults it is scanned again and
+    again, with torch's modules beside it (measured: 62 µs per event, 43 without).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 class _Following:

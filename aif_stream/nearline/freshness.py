@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 from aif_stream.bus.consumer import Record
 from aif_stream.telemetry import FRESHNESS_LAG
@@ -19,8 +21,18 @@ def published_again(record: Record) -> bool:
     return _SOURCE_HEADER in record.headers
 
 
-def seen_in_redis(event_times_ms: Iterable[int], now_ms: int) -> None:
-    """Observe one batch that Redis has acknowledged at ``now_ms``. Clocks may differ: a lag is never negative."""
-    observe = FRESHNESS_LAG.labels("redis").observe
-    for event_time_ms in event_times_ms:
-        observe(max(0, now_ms - event_time_ms) / 1000)
+def seen_in_redis(event_times_ms: Sequence[int], now_ms: int) -> None:
+    """Observe one batch that Redis has acknowledged at ``now_ms``. Clocks may differ: a lag is never negative.
+
+    prometheus_client observes one value at a time (2 µs, a tenth of what an event costs in all); the batch is
+    counted per bucket here and added to the histogram's own counters. A test compares it with ``observe``.
+    """
+    if not event_times_ms:
+        return
+    child = FRESHNESS_LAG.labels("redis")
+    lags_s = np.maximum(now_ms - np.array(event_times_ms, dtype=np.int64), 0) / 1000
+    places = np.searchsorted(child._upper_bounds, lags_s, side="left")
+    for bucket, count in enumerate(np.bincount(places).tolist()):
+        if count:
+            child._buckets[bucket].inc(count)
+    child._sum.inc(float(lags_s.sum()))

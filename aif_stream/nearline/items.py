@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
@@ -41,6 +40,7 @@ class ItemBatch:
     writes: Sequence[ItemWrite]
     rows: dict[str, Rows]
     layouts: dict[str, RowLayout]
+    again: frozenset[int]  # positions of winners published again
 
 
 class ItemsWork:
@@ -59,15 +59,21 @@ class ItemsWork:
         return item_from_record(record, self._max_ahead_ms)
 
     async def prepare(self, batch: Sequence[Taken[ItemEvent]]) -> ItemBatch:
-        """Coalesce, then the item side of every loaded version (in a thread: torch releases the GIL)."""
+        """Coalesce, then the item side of every loaded version.
+
+        On the loop, not in a thread: 2 ms per version and 512 items, in which Redis works on the batch before. A
+        thread would share the interpreter's lock with the loop, and each of the loop's socket calls would then wait
+        for it, up to 5 ms (measured: half the throughput on one core).
+        """
         newest = coalesce(batch)
         if len(newest) < len(batch):
             EVENTS_SKIPPED.labels(self.name, "superseded").inc(len(batch) - len(newest))
         writes = [ItemWrite(e.key, e.id_text, e.order, e.payload) for e in (held.taken.event for held in newest)]
-        prepared = ItemBatch(newest, writes, {}, {})
+        again = frozenset(i for i, held in enumerate(newest) if published_again(held.taken.record))
+        prepared = ItemBatch(newest, writes, {}, {}, again)
         models = self._versions.models
         if models and newest:
-            await asyncio.to_thread(_compute, prepared, models)
+            _compute(prepared, models)
         return prepared
 
     async def write(self, prepared: ItemBatch) -> Written:
@@ -98,7 +104,7 @@ class ItemsWork:
             models = self._versions.models
             missing = {name: models[name] for name in models if name not in prepared.rows}
             log.info(kv("batch.completed", lane=self.name, versions=",".join(missing)))
-            await asyncio.to_thread(_compute, prepared, missing)
+            _compute(prepared, missing)
             return await self._store.write_live(prepared.writes, prepared.rows)
 
     def _count(self, prepared: ItemBatch, results: Sequence[WriteResult], done: Sequence[int], now_ms: int) -> None:
@@ -106,19 +112,19 @@ class ItemsWork:
         older = sum(result.status is WriteStatus.OLDER for result in results)
         if older:
             ROWS_REJECTED_OLDER.inc(older)
-        seen_in_redis(
-            (
-                held.taken.event.order.event_time_ms
-                for held, result in zip(prepared.newest, results, strict=True)
-                if result.status is WriteStatus.WRITTEN and not published_again(held.taken.record)
-            ),
-            now_ms,
-        )
+        written = WriteStatus.WRITTEN
+        again = prepared.again
+        times = [
+            write.order.event_time_ms
+            for i, (write, result) in enumerate(zip(prepared.writes, results, strict=True))
+            if result.status is written and i not in again
+        ]
+        seen_in_redis(times, now_ms)
 
     async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
         """Rows now in Redis → change log. An equal order too: the worker that wrote it may have died before this."""
-        again = [i for i in done if published_again(prepared.newest[i].taken.record)]
-        news = [i for i in done if i not in again] if again else done
+        again = [i for i in done if i in prepared.again]
+        news = [i for i in done if i not in prepared.again] if again else done
         return [
             ack
             for lane, chosen in ((LIVE, news), (AGAIN, again))

@@ -57,11 +57,11 @@ class UsersWork:
         events = [held.taken.event for held in prepared]
         results = await self._histories.write_profiles([ProfileWrite(e.key, e.order, e.payload) for e in events])
         seen_in_redis(
-            (
+            [
                 held.taken.event.order.event_time_ms
                 for held, result in zip(prepared, results, strict=True)
                 if result.status is WriteStatus.WRITTEN and not published_again(held.taken.record)
-            ),
+            ],
             clock.now_ms(),
         )
         late = [held for held, result in zip(prepared, results, strict=True) if held.last_offset > result.stored.offset]
@@ -114,7 +114,7 @@ class BehaviorsWork:
             entry = entry_bytes(event.item_key, event.behavior.kind, event.event_time_ms)
             entries[event.user_key] = entries.get(event.user_key, b"") + entry
         await self._histories.append(entries)
-        seen_in_redis((event.event_time_ms for event in prepared), clock.now_ms())
+        seen_in_redis([event.event_time_ms for event in prepared], clock.now_ms())
         return Written()
 
     async def restore(self) -> None:

@@ -1,0 +1,245 @@
+"""One `aif nearline` worker on one core: item updates from Apache Kafka to committed rows in Redis.
+
+    python benchmarks/nearline.py [--updates 400000] [--items 200000] [--rate 2000] [--seconds 20] [--json]
+
+Backlog: the updates lie in the topic when the worker starts; the rate counts from its first mark to its last (a mark
+stands in Redis after the rows and the change log's acknowledgement). Steady: updates at a fixed rate; lag from event
+time to Redis' acknowledgement (stamped by the worker), and to a consumer of the change log (as a mirror is one).
+The worker is pinned to core 0; Kafka, Redis, producer and consumer share core 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aif_stream.bus import admin
+from aif_stream.bus.connection import cluster_identity
+from aif_stream.bus.events import event_headers
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.reader import LogReader
+from aif_stream.bus.topics import ITEM_UPDATES, N2O_ROWS, load_topics
+from aif_stream.clock import now_ms
+from aif_stream.domain.events import EventType
+from aif_stream.embedded.jars import KafkaJars
+from aif_stream.embedded.kafka import KafkaCluster
+from aif_stream.embedded.process import ServerProcess
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.index.changelog import decode_head, decode_rows
+from aif_stream.index.connection import open_redis
+from aif_stream.index.keys import Buckets
+from aif_stream.index.marks import MarkBook
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import save
+from aif_stream.model.config import Field, ModelConfig
+from aif_stream.model.version import ModelVersion
+from aif_stream.nearline import rollout
+from aif_stream.settings import Settings, variable
+
+CONTENT = 16  # with it a line has some 350 bytes
+CATEGORIES = 100
+SHARED = ("kafka_bootstrap", "redis_url", "models_dir", "index_buckets", "batch_events", "metrics_port", "host")
+
+
+def model() -> ModelVersion:
+    """Untrained, with the shapes of a trained one."""
+    config = ModelConfig(
+        content_width=CONTENT,
+        categories=tuple(f"c{n}" for n in range(CATEGORIES)),
+        item_fields=(
+            Field("brand", "label", tuple(f"brand-{n}" for n in range(1000))),
+            Field("tags", "labels", tuple(f"tag-{n}" for n in range(50))),
+            Field("price", "number", mean=20.0, scale=10.0),
+        ),
+    )
+    return ModelVersion.init(config, seed=1, name="bench")
+
+
+def lines(items: int) -> list[tuple[bytes, bytes]]:
+    """Key and value of one update per item."""
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(1000, CONTENT)).round(4).tolist()
+    made = []
+    for n in range(items):
+        line = {
+            "item_id": str(n),
+            "category": f"c{n % CATEGORIES}",
+            "attributes": {"brand": f"brand-{n % 1000}", "tags": ["tag-1", f"tag-{n % 50}"], "price": n % 97 + 0.5},
+            "content_vector": vectors[n % 1000],
+            "title": f"an item of the benchmark, number {n}, with a title that nobody reads",
+        }
+        made.append((b"%d" % n, json.dumps(line, separators=(",", ":")).encode()))
+    return made
+
+
+@contextlib.asynccontextmanager
+async def servers(directory: Path, batch: int) -> AsyncIterator[Settings]:
+    jars = await KafkaJars.fetch()
+    async with KafkaCluster(1, jars, directory / "kafka") as kafka, EmbeddedRedis(directory / "redis") as redis:
+        settings = dataclasses.replace(
+            Settings(),
+            home=directory,
+            models_dir=directory / "models",
+            kafka_bootstrap=kafka.bootstrap,
+            redis_url=redis.url,
+            batch_events=batch,
+            metrics_port=0,
+        )
+        await admin.apply(settings, {n: dataclasses.replace(s, replication=1) for n, s in load_topics().items()})
+        yield settings
+
+
+def worker(settings: Settings, directory: Path, number: int) -> ServerProcess:
+    environ = {variable(name): str(getattr(settings, name)) for name in SHARED}
+    process = ServerProcess(
+        f"worker {number}",
+        ["taskset", "-c", "0", sys.executable, "-m", "aif_stream", "nearline"],
+        directory=directory,
+        log=directory / f"worker-{number}.log",
+        environ={**os.environ, **environ, "OMP_NUM_THREADS": "1"},
+    )
+    process.spawn()
+    return process
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def publish(settings: Settings, made: list[tuple[bytes, bytes]], updates: int) -> None:
+    async with Producer(settings, "bench", linger_ms=5) as producer:
+        for n in range(updates):
+            key, value = made[n % len(made)]
+            headers = event_headers(EventType.ITEM_UPSERTED, str(n), "bench", now_ms())
+            await producer.send(ITEM_UPDATES, key, value, headers)
+        await producer.flush()
+
+
+async def backlog(settings: Settings, updates: int, process: ServerProcess) -> dict[str, Any]:
+    """Watch the marks until every update is committed."""
+    async with open_redis(settings) as redis, LogReader(settings, ITEM_UPDATES) as reader:
+        marks = MarkBook(redis, await cluster_identity(settings, ITEM_UPDATES))
+        end = sum((await reader.end_offsets()).values())
+        begin_s, begin, begin_cpu = 0.0, 0, 0.0
+        while True:
+            done = sum([await marks.read(partition) or 0 for partition in reader.partitions()])
+            now_s = time.perf_counter()
+            if not begin_s and done > end - updates:
+                begin_s, begin, begin_cpu = now_s, done, cpu_s(process.pid)
+            if done >= end:
+                break
+            assert process.running, process.log.read_text()[-2000:]
+            await asyncio.sleep(0.01)
+        took_s, count = now_s - begin_s, end - begin
+        return {
+            "updates_per_s": round(count / took_s),
+            "worker_cpu_us_per_update": round((cpu_s(process.pid) - begin_cpu) / count * 1e6, 1),
+            "seconds": round(took_s, 2),
+        }
+
+
+async def steady(settings: Settings, made: list[tuple[bytes, bytes]], rate: int, seconds: int) -> dict[str, Any]:
+    to_redis: list[int] = []
+    to_log: list[int] = []
+    layout = model().layout
+    stop = asyncio.Event()
+
+    async def listen(reader: LogReader) -> None:
+        while not stop.is_set():
+            for record in await reader.poll(timeout_ms=50):
+                seen_ms, head = now_ms(), decode_head(record.headers)
+                _, rows = decode_rows(head, layout, record.value or b"")
+                to_redis.extend((head.stamps.committed_ms - rows["event_time_ms"].astype(np.int64)).tolist())
+                to_log.extend((seen_ms - rows["event_time_ms"].astype(np.int64)).tolist())
+
+    async with LogReader(settings, N2O_ROWS) as reader, Producer(settings, "bench") as producer:
+        reader.seek(await reader.end_offsets())
+        listening = asyncio.create_task(listen(reader))
+        tick_s, due, sent = 0.005, time.perf_counter(), 0
+        while sent < rate * seconds:
+            for _ in range(int(rate * tick_s)):
+                key, value = made[(sent * 7919) % len(made)]
+                headers = event_headers(EventType.ITEM_UPSERTED, str(uuid.uuid4()), "bench", now_ms())
+                await producer.send(ITEM_UPDATES, key, value, headers)
+                sent += 1
+            due += tick_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await producer.flush()
+        await asyncio.sleep(1)
+        stop.set()
+        await listening
+    half = len(to_redis) // 10  # the first tenth warms up
+    return {
+        "rate": rate,
+        "seen": len(to_redis),
+        "event_to_redis_ms": quantiles(to_redis[half:]),
+        "event_to_change_log_ms": quantiles(to_log[half:]),
+    }
+
+
+def quantiles(values: list[int]) -> dict[str, float]:
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99), "max": float(max(values))}
+
+
+async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    save(directory / "artefact", model())
+    made = lines(options.items)
+    async with servers(directory, options.batch) as settings:
+        process = worker(settings, directory, 1)
+        await rollout.publish_version(settings, directory / "artefact", activate=True)
+        await process.stop(30)
+        await publish(settings, made, options.updates)
+        process = worker(settings, directory, 2)
+        try:
+            result = {"backlog": await backlog(settings, options.updates, process)}
+            result["steady"] = await steady(settings, made, options.rate, options.seconds)
+        finally:
+            await process.stop(30)
+        async with open_redis(settings) as redis:
+            rows = await N2OStore(redis, Buckets(settings.index_buckets)).count_rows("bench")
+        assert rows == min(options.items, options.updates), rows
+        result["set_up"] = {
+            "items": rows,
+            "line_bytes": len(made[-1][1]),
+            "row_bytes": model().layout.dtype.itemsize,
+            "batch_events": options.batch,
+            "buckets": settings.index_buckets,
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        }
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, default=400_000)
+    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--rate", type=int, default=2000)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=Settings().batch_events)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {1})
+    with tempfile.TemporaryDirectory(prefix="aif-bench-") as directory:
+        result = asyncio.run(measure(options, Path(directory)))
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
