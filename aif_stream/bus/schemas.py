@@ -113,9 +113,19 @@ def _messages(spec: TopicSpec) -> dict[str, Any]:
         removal = _message(spec, spec.removal, JSON, {"type": "null"})
         messages["Removed"] = {**removal, "summary": "a null value (tombstone)"}
     if not messages:
-        payload = {"type": "string", "format": "binary", "description": spec.fields.get("value", "see x-fields")}
-        messages["Record"] = {"name": spec.name, "contentType": BINARY, "payload": payload, **_key(spec)}
+        messages["Record"] = {
+            "name": spec.name,
+            "contentType": BINARY if spec.encoding == "binary" else JSON,
+            "payload": _payload(spec),
+            **_key(spec),
+        }
     return messages
+
+
+def _payload(spec: TopicSpec) -> dict[str, Any]:
+    if spec.encoding == "binary":
+        return {"type": "string", "format": "binary", "description": spec.fields["value"]}
+    return {"type": "object", "properties": {name: {"description": text} for name, text in spec.fields.items()}}
 
 
 def _message(spec: TopicSpec, ce_type: str, content_type: str, payload: dict[str, Any]) -> dict[str, Any]:

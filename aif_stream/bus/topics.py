@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -32,7 +32,10 @@ _BATCH_OVERHEAD_BYTES: Final = 4_608
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSpec:
-    """One contract. ``key`` is empty when records carry none; ``config`` is Kafka's topic configuration."""
+    """One contract. ``key`` is empty when records carry none; ``config`` is Kafka's topic configuration.
+
+    ``events`` name the structs of the values (bus/schemas.py); a topic without them describes its value in ``fields``.
+    """
 
     name: str
     key: str
@@ -43,6 +46,7 @@ class TopicSpec:
     promise: str
     events: tuple[str, ...] = ()
     removal: str = ""
+    encoding: Literal["json", "binary"] = "json"
     fields: Mapping[str, str]
 
     @property
@@ -112,8 +116,7 @@ def _read(entry: Traversable) -> TopicSpec:
 
 
 def _spec(data: dict[str, Any]) -> TopicSpec:
-    known = {"name", "key", "partitions", "replication", "cleanup", "config", "promise", "events", "removal", "fields"}
-    if unknown := data.keys() - known:
+    if unknown := data.keys() - {spec.name for spec in fields(TopicSpec)}:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     for name in ("partitions", "replication"):
         if not isinstance(data[name], int) or data[name] < 1:
@@ -137,5 +140,6 @@ def _spec(data: dict[str, Any]) -> TopicSpec:
         promise=" ".join(str(data["promise"]).split()),
         events=tuple(data.get("events", ())),
         removal=str(data.get("removal", "")),
+        encoding="binary" if data.get("encoding") == "binary" else "json",
         fields=dict(data["fields"]),
     )
