@@ -168,6 +168,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn closes the sockets first; the loop then cannot find them any more, keeps their numbers in its
+        # selector, and the next socket with such a number fails with ENOENT.
+        for server in self.servers:
+            server.close()
+        await super().shutdown(sockets)
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises ``SettingsError`` when the address is taken."""

@@ -16,14 +16,16 @@ import numpy as np
 
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.publisher import EventPublisher
-from aif_stream.bus.topics import load_topics
+from aif_stream.bus.topics import N2O_ROWS, load_topics
 from aif_stream.bus.versions import publish_version
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import BehaviorKind, ItemUpserted
 from aif_stream.domain.history import entry_bytes
-from aif_stream.domain.ids import canonical_id, key_of
+from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.order import Order
+from aif_stream.domain.row import Rows
 from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.index.changelog import Stamps, encode_rows
 from aif_stream.index.connection import open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.item_codec import ItemWrite
@@ -46,6 +48,7 @@ def topics() -> dict[str, int]:
 
 def online_settings(bootstrap: str, redis_url: str, home: Path, **more: Any) -> Settings:
     """Settings of both roles on the test's servers; ports are free ones."""
+    patient = {"deadline_ms": 2_000.0, "retrieval_budget_ms": 1_500.0, **more}
     return dataclasses.replace(
         Settings(),
         home=home,
@@ -56,9 +59,26 @@ def online_settings(bootstrap: str, redis_url: str, home: Path, **more: Any) -> 
         index_buckets=BUCKETS,
         serve_port=0,
         retrieval_port=0,
-        deadline_ms=2_000.0,
-        **more,
+        **patient,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Rows (n) that Redis has, by key: what the change log would carry."""
+
+    model: ModelVersion
+    keys: Keys
+    rows: Rows
+
+
+async def tell_mirrors(settings: Settings, written: Written) -> None:
+    """One record of the change log."""
+    model = written.model
+    stamps = Stamps(now_ms(), now_ms())
+    headers, value = encode_rows(model.name, model.layout, written.keys, written.rows, stamps)
+    async with Producer(settings, "test-rows") as producer:
+        await (await producer.send(N2O_ROWS, None, value, headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +88,39 @@ class Index:
     store: N2OStore
     histories: HistoryStore
 
-    async def put(self, model: ModelVersion, items: Sequence[ItemUpserted], *, time_ms: int = T0_MS) -> None:
+    async def put(
+        self, model: ModelVersion, items: Sequence[ItemUpserted], *, time_ms: int = T0_MS, computed_ms: int = 0
+    ) -> Written:
         """Items with features and the model's rows."""
         batch = [
             ItemWrite(item.key, canonical_id(item.item_id, "item_id"), Order(time_ms, i), msgspec.json.encode(item))
             for i, item in enumerate(items)
         ]
         orders = np.array([write.order for write in batch], np.uint64)
-        rows = model.item_rows(items, orders[:, 0], orders[:, 1], now_ms()).rows
+        rows = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms or now_ms()).rows
         await self.store.write_live(batch, {model.name: rows})
+        return Written(model, np.array([item.key for item in items], np.uint64), rows)
 
-    async def remove(self, model: ModelVersion, item_id: str, *, time_ms: int) -> None:
+    async def put_features(self, items: Sequence[ItemUpserted]) -> None:
+        """Features without rows of any version (the versions' names must not be listed yet)."""
+        await self.store.write_live(
+            [
+                ItemWrite(item.key, canonical_id(item.item_id, "item_id"), Order(T0_MS, 0), msgspec.json.encode(item))
+                for item in items
+            ],
+            {},
+        )
+
+    async def remove(self, model: ModelVersion, item_id: str, *, time_ms: int) -> Written:
         """A tombstone."""
         write = ItemWrite(key_of(item_id), item_id, Order(time_ms, 0), None)
-        await self.store.write_live([write], {model.name: np.zeros(1, model.layout.dtype)})
+        rows = np.zeros(1, model.layout.dtype)
+        await self.store.write_live([write], {model.name: rows})
+        return Written(model, np.array([write.key], np.uint64), rows)
 
     async def click(self, user_id: str, item_ids: Sequence[str]) -> None:
         """A history of clicks, a minute apart, in this order."""
-        entries = (
-            entry_bytes(key_of(item), BehaviorKind.CLICK, T0_MS + 60_000 * i) for i, item in enumerate(item_ids)
-        )
+        entries = (entry_bytes(key_of(item), BehaviorKind.CLICK, T0_MS + 60_000 * i) for i, item in enumerate(item_ids))
         await self.histories.append({key_of(user_id): b"".join(entries)})
 
     async def profile(self, user_id: str, attributes: Mapping[str, Any]) -> None:
@@ -138,6 +171,12 @@ async def publish(
         assert summary.complete, summary
         summary = await publisher.publish_lines("behaviors", lines)
         assert summary.complete, summary
+
+
+def same_items(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """The same scores for the same items (a sum in another batch may differ in its last bit)."""
+    left, right = ({item["item_id"]: item["score"] for item in answer["items"]} for answer in (a, b))
+    return left.keys() == right.keys() and np.allclose([left[i] for i in right], list(right.values()), 1e-5, 1e-5)
 
 
 class Client:

@@ -58,7 +58,7 @@ class Recompute:
             except (IndexUnavailable, IndexRefused, TimeoutError) as error:
                 if isinstance(error, IndexUnavailable):
                     self._redis.failed()
-                log.warning(kv("recompute.failed", rows=wanted.size, error=error or "timeout"))
+                log.warning(kv("recompute.failed", rows=wanted.size, error=str(error) or "timeout"))
                 reasons.append("recompute")
         if self._limit_s > 0:
             old = too_old(part, now_ms(), self._limit_s)

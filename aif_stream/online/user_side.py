@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 _STORED_BYTES: Final = 64 * 2**20
 # A user side is 0.5 MB at 64 signature bits and 64 hidden units: some 500 of them.
 _SIDES_BYTES: Final = 256 * 2**20
-# Redis answers a user in under a millisecond; beyond this the last known user is the better answer.
+# Redis answers a user in under a millisecond; beyond this, or this share of a longer deadline, the last known user
+# is the better answer.
 _READ_S: Final = 0.05
+_READ_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class UserSides:
                 return UserPart(known[0], known[1] * 1000.0, "")
         try:
             async with asyncio.timeout(deadline.left_s(reserve_s)):
-                stored, age_s, short_of = await self._read(user_key, deadline.left_s(reserve_s, _READ_S))
+                most_s = max(_READ_S, _READ_SHARE * (deadline.due_s - deadline.started_s))
+                stored, age_s, short_of = await self._read(user_key, deadline.left_s(reserve_s, most_s))
                 if stored is None:
                     return UserPart(serving.unknown_user, 0.0, short_of)
                 side = await self._compute(serving, stored)
@@ -84,7 +87,7 @@ class UserSides:
                 # A request's own tight deadline is no fault of Redis.
                 if not isinstance(error, TimeoutError) or budget_s >= _READ_S:
                     self._redis.failed()
-                log.warning(kv("user.unread", error=error or "timeout", redis=self._redis.state))
+                log.warning(kv("user.unread", error=str(error) or "timeout", redis=self._redis.state))
             except IndexRefused as error:
                 log.error(kv("user.refused", error=error))
             else:
