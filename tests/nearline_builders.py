@@ -8,15 +8,26 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from aif_stream.bus.consumer import Record
 from aif_stream.bus.events import event_headers
 from aif_stream.bus.producer import Producer
-from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES, load_topics, topic_name
-from aif_stream.domain.events import EventType
+from aif_stream.bus.reader import LogReader
+from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES, load_topics
+from aif_stream.domain.events import EventType, decode_item
+from aif_stream.domain.ids import key_of
+from aif_stream.index.connection import Redis, open_redis
+from aif_stream.index.item_codec import StoredItem
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import save
 from aif_stream.model.version import ModelVersion
+from aif_stream.nearline import rollout
 from aif_stream.nearline.app import Nearline, open_nearline
 from aif_stream.settings import Settings
 from tests.model_builders import small_version
@@ -115,5 +126,58 @@ async def events(settings: Settings) -> AsyncIterator[Events]:
         yield Events(producer)
 
 
-def prefixed(settings: Settings, topic: str) -> str:
-    return topic_name(settings, topic)
+@dataclass(slots=True)
+class Stack:
+    """Open connections beside a worker, and questions about what it did."""
+
+    settings: Settings
+    redis: Redis
+    store: N2OStore
+    put: Events
+    model: ModelVersion
+
+    async def items(self, *names: str) -> list[StoredItem | None]:
+        return await self.store.read_items([key_of(name) for name in names])
+
+    async def has(self, name: str, time_ms: int, offset: int | None = None) -> StoredItem:
+        """Wait until the item is stored with this event time (and offset)."""
+
+        async def there() -> StoredItem | None:
+            (item,) = await self.items(name)
+            if item is None or item.order.event_time_ms != time_ms or offset not in (None, item.order.offset):
+                return None
+            return item
+
+        return await eventually(there, what=f"item {name} of {time_ms}/{offset} is in Redis")
+
+    async def publish_model(self, home: Path) -> None:
+        await rollout.publish_version(self.settings, artefact(home / "artefact", self.model), activate=True)
+
+    async def check_row(self, name: str, line: bytes, time_ms: int) -> None:
+        """The stored row is the item side of ``line``, but for when it was computed."""
+        rows, found = await self.store.read_rows(
+            self.model.name, self.model.layout, np.array([key_of(name)], dtype=np.uint64)
+        )
+        assert found[0]
+        order = np.array([int(rows["offset"][0])], dtype=np.uint64)
+        expected, _ = self.model.item_rows([decode_item(line)], np.array([time_ms], dtype=np.uint64), order, 0)
+        expected["computed_ms"] = rows["computed_ms"]
+        assert rows.tobytes() == expected.tobytes()
+
+    async def topic(self, topic: str, at_least: int) -> list[Record]:
+        """Records of a topic, as soon as it has this many."""
+        async with LogReader(self.settings, topic) as reader:
+            records: list[Record] = []
+
+            async def enough() -> bool:
+                records.extend(await reader.poll())
+                return len(records) >= at_least
+
+            await eventually(enough, what=f"{at_least} records in {topic}")
+            return records
+
+
+@asynccontextmanager
+async def open_stack(settings: Settings) -> AsyncIterator[Stack]:
+    async with open_redis(settings) as redis, events(settings) as put:
+        yield Stack(settings, redis, N2OStore(redis, Buckets(BUCKETS)), put, small_version())

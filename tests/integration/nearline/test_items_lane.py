@@ -2,105 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from aif_stream.bus.events import event_headers
-from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS, ITEM_UPDATES, N2O_ROWS
-from aif_stream.domain.events import EventType, decode_item
-from aif_stream.domain.ids import key_of
+from aif_stream.domain.events import EventType
 from aif_stream.domain.row import TOMBSTONE
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.index.changelog import decode_head, decode_rows
-from aif_stream.index.connection import Redis, open_redis
-from aif_stream.index.item_codec import StoredItem
 from aif_stream.index.keys import Buckets
-from aif_stream.index.store import N2OStore
-from aif_stream.model.version import ModelVersion
-from aif_stream.nearline import rollout
-from aif_stream.settings import Settings
 from tests.conftest import BrokerFactory
-from tests.model_builders import small_version
-from tests.nearline_builders import (
-    BUCKETS,
-    T0_MS,
-    Events,
-    all_topics,
-    artefact,
-    events,
-    item_line,
-    nearline_settings,
-    worker,
-)
-from tests.stack import eventually
-
-
-@dataclass(slots=True)
-class Stack:
-    settings: Settings
-    redis: Redis
-    store: N2OStore
-    put: Events
-    model: ModelVersion
-
-    async def items(self, *names: str) -> list[StoredItem | None]:
-        return await self.store.read_items([key_of(name) for name in names])
-
-    async def has(self, name: str, time_ms: int, offset: int | None = None) -> StoredItem:
-        """Wait until the item is stored with this event time (and offset)."""
-
-        async def there() -> StoredItem | None:
-            (item,) = await self.items(name)
-            if item is None or item.order.event_time_ms != time_ms or offset not in (None, item.order.offset):
-                return None
-            return item
-
-        return await eventually(there, what=f"item {name} of {time_ms}/{offset} is in Redis")
-
-    async def publish_model(self, home: Path) -> None:
-        await rollout.publish_version(self.settings, artefact(home / "artefact", self.model), activate=True)
-
-    async def check_row(self, name: str, line: bytes, time_ms: int) -> None:
-        """The stored row is the item side of ``line``, but for when it was computed."""
-        rows, found = await self.store.read_rows(
-            self.model.name, self.model.layout, np.array([key_of(name)], dtype=np.uint64)
-        )
-        assert found[0]
-        order = np.array([int(rows["offset"][0])], dtype=np.uint64)
-        expected, _ = self.model.item_rows([decode_item(line)], np.array([time_ms], dtype=np.uint64), order, 0)
-        expected["computed_ms"] = rows["computed_ms"]
-        assert rows.tobytes() == expected.tobytes()
-
-    async def topic(self, topic: str, at_least: int) -> Sequence[object]:
-        """Records of a topic, as soon as it has this many."""
-        async with LogReader(self.settings, topic) as reader:
-            records: list[object] = []
-
-            async def enough() -> bool:
-                records.extend(await reader.poll())
-                return len(records) >= at_least
-
-            await eventually(enough, what=f"{at_least} records in {topic}")
-            return records
-
-
-@asynccontextmanager
-async def open_stack(settings: Settings) -> AsyncIterator[Stack]:
-    async with open_redis(settings) as redis, events(settings) as put:
-        yield Stack(settings, redis, N2OStore(redis, Buckets(BUCKETS)), put, small_version())
-
-
-@pytest.fixture
-async def stack(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    broker = await embedded_broker(all_topics())
-    async with open_stack(nearline_settings(broker.bootstrap, redis_url, tmp_path)) as made:
-        yield made
+from tests.nearline_builders import BUCKETS, T0_MS, Stack, all_topics, item_line, nearline_settings, open_stack, worker
 
 
 async def test_an_item_update_becomes_the_rows_of_the_live_version(stack: Stack, tmp_path: Path) -> None:
@@ -119,7 +33,7 @@ async def test_features_are_stored_while_no_version_is_live_and_the_first_versio
     async with worker(stack.settings):
         for number in range(20):
             await stack.put.item(str(number), T0_MS + number)
-        await stack.has("19", T0_MS + 19)
+            await stack.has(str(number), T0_MS + number)
         await stack.publish_model(tmp_path)
         for number in range(20):
             await stack.check_row(str(number), item_line(str(number)), T0_MS + number)
@@ -134,7 +48,7 @@ async def test_a_late_event_is_rejected_and_the_winner_is_published_again(stack:
         stored = await stack.has("7", T0_MS + 100, late + 1)
         assert stored.payload == winner
     records = await stack.topic(ITEM_UPDATES, 3)
-    assert [record.value for record in records][-1] == winner  # type: ignore[attr-defined]
+    assert [record.value for record in records][-1] == winner
 
 
 async def test_a_late_event_of_the_same_batch_is_followed_by_its_winner(stack: Stack) -> None:
@@ -156,7 +70,7 @@ async def test_a_removed_item_does_not_come_back_by_a_late_event(stack: Stack, t
         assert not found[0]
         async for keys, rows in stack.store.scan_rows(Buckets(BUCKETS).of(7), stack.model.name, stack.model.layout):
             assert all(rows["flags"][keys == 7] & TOMBSTONE)
-    assert (await stack.topic(ITEM_UPDATES, 4))[-1].value is None  # type: ignore[attr-defined]
+    assert (await stack.topic(ITEM_UPDATES, 4))[-1].value is None
 
 
 async def test_poison_becomes_dead_letters_and_the_stream_goes_on(stack: Stack) -> None:
@@ -170,7 +84,7 @@ async def test_poison_becomes_dead_letters_and_the_stream_goes_on(stack: Stack) 
         await stack.put.item("5", T0_MS)
         await stack.has("5", T0_MS)
         letters = await stack.topic(DEAD_LETTERS, 4)
-    reasons = {record.key: dict(record.headers)["aif_reason"] for record in letters}  # type: ignore[attr-defined]
+    reasons = {record.key: dict(record.headers)["aif_reason"] for record in letters}
     assert reasons == {b"1": b"unreadable", b"2": b"invalid", b"3": b"envelope", b"4": b"future"}
 
 
@@ -180,9 +94,7 @@ async def test_an_item_that_a_version_cannot_use_is_stored_with_an_invalid_row(s
         line = item_line("7", content_vector=[1.0, 2.0])
         await stack.put.item("7", T0_MS, line)
         assert (await stack.has("7", T0_MS)).payload == line
-        rows, found = await stack.store.read_rows(
-            stack.model.name, stack.model.layout, np.array([7], dtype=np.uint64)
-        )
+        rows, found = await stack.store.read_rows(stack.model.name, stack.model.layout, np.array([7], dtype=np.uint64))
         assert found[0]
         assert rows["flags"][0] == 0
 
@@ -199,8 +111,8 @@ async def test_redelivered_events_change_nothing_and_reach_the_change_log_again(
         again = await stack.topic(N2O_ROWS, len(log) + 1)
         assert await stack.items("7") == [before]
     record = again[-1]
-    head = decode_head(record.headers)  # type: ignore[attr-defined]
-    keys, rows = decode_rows(head, stack.model.layout, record.value)  # type: ignore[attr-defined]
+    head = decode_head(record.headers)
+    keys, rows = decode_rows(head, stack.model.layout, record.value)
     assert head.version == stack.model.name
     assert keys.tolist() == [7]
     assert rows["event_time_ms"].tolist() == [T0_MS]
@@ -213,7 +125,7 @@ async def test_an_emptied_redis_is_filled_again_from_the_topic_with_the_rows_of_
         await stack.publish_model(tmp_path)
         for number in range(30):
             await stack.put.item(str(number), T0_MS + number)
-        await stack.has("29", T0_MS + 29)
+            await stack.has(str(number), T0_MS + number)
         await stack.redis.call("FLUSHALL")
         for number in range(30):
             await stack.has(str(number), T0_MS + number)

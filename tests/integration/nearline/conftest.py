@@ -1,0 +1,18 @@
+"""A worker's servers, and questions about what it did."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BrokerFactory
+from tests.nearline_builders import Stack, all_topics, nearline_settings, open_stack
+
+
+@pytest.fixture
+async def stack(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    broker = await embedded_broker(all_topics())
+    async with open_stack(nearline_settings(broker.bootstrap, redis_url, tmp_path)) as made:
+        yield made
