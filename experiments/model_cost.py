@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python experiments/model_cost.py [--artefact DIR] [--out experiments/results/model_cost.json]
 
-Without an artefact a version is trained on ``synthetic:users=2000,items=20000`` by the quick recipe. Items have
+Without an artefact a version is trained on ``DATA`` by the quick recipe. Items have
 content vectors of 32 numbers and the generator's three attributes; the item side is also timed on 64 numbers and
 four attributes (random weights). 50 runs, one thread: wall time (median and p99) and
 the thread's CPU time (median), which neighbours on the machine disturb less.
@@ -32,9 +32,11 @@ from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.rows import has_content
 from aif_stream.model.signature import edge_table, tier_features
 from aif_stream.model.version import ModelVersion
-from aif_stream.training.sources import first_model
+from aif_stream.training.loop import QUICK, Trainer
+from aif_stream.training.sources import open_data
 from aif_stream.training.synthetic import END_MS, Synthetic
 
+DATA = "synthetic:users=2000,items=20000,impressions=80000,seed=0"
 B, L, N = 10_000, 1_000, 512
 
 
@@ -91,7 +93,7 @@ def wide_items() -> tuple[ModelVersion, list[ItemUpserted]]:
 def main(artefact: Path | None, out: Path) -> None:
     torch.set_num_threads(1)
     world = Synthetic(2_000, 20_000, 0)
-    version = load(artefact) if artefact else first_model(world.users, world.items_count, 0, "cost")
+    version = load(artefact) if artefact else Trainer(open_data(DATA), "cost", QUICK).run()
     items = [ItemUpserted(**line) for line in world.items()][:B]
     rows = version.item_side(items, version.layout.dtype).rows
     random = np.random.default_rng(1)

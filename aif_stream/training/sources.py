@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from aif_stream.errors import TrainingDataError
-from aif_stream.model.version import ModelVersion
 from aif_stream.training.dataset import Dataset
-from aif_stream.training.loop import QUICK, OnBatch, Trainer
 from aif_stream.training.movielens import MovieLens
 from aif_stream.training.synthetic import Synthetic
 
 _FORMS: Final = "give movielens:DIR or synthetic:users=U,items=I,impressions=N,seed=S"
 _DEFAULTS: Final = {"users": 2_000, "items": 20_000, "impressions": 200_000, "seed": 0}
-# Enough of the generator to learn its clusters and tastes; a larger catalogue has the same ones.
-_FIRST_USERS: Final = 2_000
-_FIRST_ITEMS: Final = 20_000
-_FIRST_IMPRESSIONS: Final = 80_000
 
 
 def open_data(spec: str) -> Dataset:
@@ -35,12 +29,6 @@ def open_data(spec: str) -> Dataset:
         generator = Synthetic(sizes["users"], sizes["items"], sizes["seed"])
         return generator.dataset(sizes["impressions"])
     raise TrainingDataError(f"{spec!r} names no data set", mend=_FORMS)
-
-
-def first_model(users: int, items: int, seed: int, name: str, on_batch: OnBatch | None = None) -> ModelVersion:
-    """A model for ``Synthetic(users, items, seed)`` in seconds: the quick recipe on its first users and items."""
-    sample = Synthetic(min(users, _FIRST_USERS), min(items, _FIRST_ITEMS), seed)
-    return Trainer(sample.dataset(_FIRST_IMPRESSIONS), name, QUICK).run(on_batch)
 
 
 def _sizes(spec: str, rest: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from aif_stream.model.config import Kind
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.evaluate import Served, evaluate_baselines, evaluate_version
 from aif_stream.training.loop import QUICK, Trainer
-from aif_stream.training.sources import first_model, open_data
+from aif_stream.training.sources import open_data
 from aif_stream.training.synthetic import Synthetic
 
 SMALL = replace(QUICK, epochs=1)
@@ -85,12 +85,6 @@ def test_unusable_items_stop_the_training_with_their_number(data: Dataset) -> No
 def test_a_bad_name_is_refused_before_any_work(data: Dataset) -> None:
     with pytest.raises(VersionError):
         Trainer(data, "no/name")
-
-
-def test_the_first_model_of_aif_up_is_trained_on_the_same_generator() -> None:
-    version = first_model(60, 300, seed=0, name="first")
-    assert version.metrics["data"].startswith("synthetic:users=60,items=300,")
-    assert version.config.content_width == 32
 
 
 @pytest.mark.parametrize(
