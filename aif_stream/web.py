@@ -158,6 +158,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.servers = []
         self.listening = asyncio.Event()
 
     @contextlib.contextmanager
@@ -169,11 +170,14 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn closes the sockets first; the loop then cannot find them any more, keeps their numbers in its
-        # selector, and the next socket with such a number fails with ENOENT.
+        self.stop_listening()
+        await super().shutdown(sockets)
+
+    def stop_listening(self) -> None:
+        """Take the sockets out of the loop before anybody closes them. uvicorn closes them first: the loop then keeps
+        their numbers in its selector, and the next socket with such a number fails with ENOENT."""
         for server in self.servers:
             server.close()
-        await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -224,6 +228,7 @@ async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event) 
         for task in (waiting, running):
             task.cancel()
         await asyncio.gather(waiting, running, return_exceptions=True)
+        server.stop_listening()
         bound.close()
         log.info(kv("http.stopped"))
 
