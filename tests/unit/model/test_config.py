@@ -1,0 +1,32 @@
+"""A config that cannot work is refused when it is made or read."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from aif_stream.errors import ArtefactError
+from aif_stream.model.config import Field, ModelConfig
+from tests.model_builders import small_config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "must be positive"),
+        ({"content_width": -1}, "must be positive"),
+        ({"width": 33}, "no multiple of heads"),
+        ({"signature_bits": 512}, "at most 64 tiers and 256"),
+        ({"signature_bits": 65}, "multiple of 64"),
+        ({"tiers": 65}, "at most 64 tiers"),
+        ({"item_fields": (Field("a", "label"), Field("a", "number"))}, "named twice: a, a"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        msgspec.convert(msgspec.to_builtins(ModelConfig()) | msgspec.to_builtins(change), ModelConfig)
+
+
+def test_a_config_survives_json() -> None:
+    config = small_config()
+    assert msgspec.json.decode(msgspec.json.encode(config), type=ModelConfig) == config
