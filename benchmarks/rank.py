@@ -203,12 +203,12 @@ def child(command: list[str], log: Path, cores: set[int], environ: dict[str, str
             process.wait(20)
 
 
-async def until_ready(url: str, log: Path) -> None:
+def until_ready(url: str, log: Path) -> None:
     for _ in range(600):
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:  # noqa: S310
             if reply.status == 200:
                 return
-        await asyncio.sleep(0.2)
+        time.sleep(0.2)
     raise SystemExit(f"{url} is not ready:\n{log.read_text()[-3000:]}")
 
 
@@ -246,7 +246,7 @@ async def stack(args: argparse.Namespace, home: Path) -> AsyncIterator[tuple[str
         serve = [sys.executable, "-m", "aif_stream", "serve"]
         with child(fetch, home / "upstream.log", others, {}), child(serve, log, first, environ) as process:
             url = f"http://127.0.0.1:{serve_port}"
-            await until_ready(f"{url}/readyz", log)
+            await asyncio.to_thread(until_ready, f"{url}/readyz", log)
             if args.profile:
                 print(f"serve is process {process.pid}", file=sys.stderr)
             yield url, f"http://127.0.0.1:{upstream_port}"

@@ -46,16 +46,16 @@ class _Changed:
     vectors: Vectors
 
 
-def build_index(positions: Positions, vectors: Vectors, generation: int) -> _Built:
-    """Exact below ``FLAT_LIMIT``, IVF above. Deterministic. 1,000,000 x 32 takes about 10 s on one core."""
+def build_index(positions: Positions, vectors: Vectors, generation: int, *, flat_limit: int = FLAT_LIMIT) -> _Built:
+    """Exact below ``flat_limit``, IVF above. Deterministic. 1,000,000 x 32 takes about 10 s on one core."""
     faiss.omp_set_num_threads(1)
     count, width = vectors.shape
     index: Any = faiss.IndexFlatIP(width)
-    if count >= FLAT_LIMIT:
-        lists = count // _LIST_LENGTH
+    if count >= flat_limit:
+        lists = max(1, count // _LIST_LENGTH)
         index = faiss.IndexIVFFlat(index, width, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = 1
-        sample = np.random.default_rng(1).choice(count, lists * _SAMPLES_PER_LIST, replace=False)
+        sample = np.random.default_rng(1).choice(count, min(count, lists * _SAMPLES_PER_LIST), replace=False)
         index.train(vectors[np.sort(sample)])
         index.nprobe = _PROBES
     step = 8_192  # adding in steps lets other threads have the processor in between

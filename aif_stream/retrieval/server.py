@@ -95,7 +95,10 @@ def _decode(body: bytes) -> RetrieveRequest:
         return _REQUEST.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem, _, path = str(error).partition(" - at `")
-        raise BadInput(problem, field=path.removesuffix("`").removeprefix("$").removeprefix(".")) from None
+        field = path.removesuffix("`").removeprefix("$").removeprefix(".")
+        if not field and "missing required field" in problem:
+            field = problem.rsplit("`", 2)[1]
+        raise BadInput(problem, field=field) from None
 
 
 @asynccontextmanager
