@@ -7,6 +7,7 @@ that this worker wrote last means: do not commit, go back to the smaller of comm
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -128,21 +129,26 @@ class Positions:
         come again. A mark that another value has replaced opens its partition for ``place``.
         """
         spans = tuple(spans)
-        for span in spans:
-            claim = span.claim
-            if not self._current(claim) or claim.settled != span.start:
-                continue
-            mark = span.end if claim.mark is None else max(claim.mark, span.end)
-            advanced = self._marks is None or await self._marks.advance(claim.partition.number, claim.mark, mark)
-            if not self._current(claim):
-                continue
-            if not advanced:
-                self._lose(claim)
-                continue
-            claim.mark, claim.settled = mark, span.end
-            claim.append_time_ms = span.append_time_ms
+        results = await asyncio.gather(*(self._settle_one(span) for span in spans), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
         # From the claims, not from this call's steps: a call that Redis broke off is made again.
         return {span.claim.partition: span.claim.settled for span in spans if self._current(span.claim)}
+
+    async def _settle_one(self, span: Span) -> None:
+        claim = span.claim
+        if not self._current(claim) or claim.settled != span.start:
+            return
+        mark = span.end if claim.mark is None else max(claim.mark, span.end)
+        advanced = self._marks is None or await self._marks.advance(claim.partition.number, claim.mark, mark)
+        if not self._current(claim):
+            return
+        if not advanced:
+            self._lose(claim)
+            return
+        claim.mark, claim.settled = mark, span.end
+        claim.append_time_ms = span.append_time_ms
 
     async def verify(self) -> None:
         """Compare every mark with what Redis has now; open the partitions that differ."""
