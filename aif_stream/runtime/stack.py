@@ -112,7 +112,7 @@ async def _bring_up(settings: Settings, options: UpOptions, roles: Roles, report
         report("starting nearline and retrieval")
         nearline, retrieval = roles.start("nearline"), roles.start("retrieval")
         await first_model(settings, catalogue, report)
-        await until_ready(session, f"http://{settings.host}:{settings.metrics_port}", nearline)
+        await until_ready(session, f"http://{settings.host}:{settings.metrics_port}/readyz", nearline)
         await until_ready(session, f"{settings.retrieval_urls}/readyz", retrieval)
         await seed(settings, session, catalogue, report)
         report("starting the server")
