@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.producer import Headers, Producer, RecordPosition
+from aif_stream.bus.producer import Headers, Producer, RecordPosition, record_bytes
 from aif_stream.bus.topics import DEAD_LETTERS, contracts_dir, load_topics
-from aif_stream.errors import PublishError
 from aif_stream.settings import Settings
 from aif_stream.telemetry import DEAD_LETTERS as COUNTER
 from aif_stream.telemetry import kv
@@ -16,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # A problem names a field and quotes some of it; more would be the record again.
 _MAX_PROBLEM_BYTES = 2_048
+_KEPT_KEY_BYTES = 1_024
 
 
 class DeadLetters:
@@ -32,16 +32,11 @@ class DeadLetters:
         that is too large even for the dead-letter topic is cut (``aif_truncated``): whole it is still at its
         position in the source. Repeatable: a second put makes a second letter. Raises ``PublishError``.
         """
-        headers = dead_letter_headers(record, reason=reason, problem=problem, attempts=attempts)
-        value = record.value if record.value is not None else b""
-        try:
-            position = await (await self._producer.send(DEAD_LETTERS, record.key, value, headers))
-        except PublishError:
-            room = self._room(record, headers)
-            if len(value) <= room:
-                raise
-            cut = [*headers, ("aif_truncated", b"%d" % len(value))]
-            position = await (await self._producer.send(DEAD_LETTERS, record.key, value[:room], cut))
+        key, value = record.key, record.value if record.value is not None else b""
+        headers: Headers = dead_letter_headers(record, reason=reason, problem=problem, attempts=attempts)
+        if record_bytes(key, value, headers) > self._limit:
+            key, value, headers = self._cut(key, value, headers)
+        position = await (await self._producer.send(DEAD_LETTERS, key, value, headers))
         COUNTER.labels(reason=reason).inc()
         log.warning(
             kv(
@@ -56,9 +51,15 @@ class DeadLetters:
         )
         return position
 
-    def _room(self, record: Record, headers: Headers) -> int:
-        used = len(record.key or b"") + sum(len(name) + len(data) + 8 for name, data in headers)
-        return max(0, self._limit - used - 128)
+    def _cut(self, key: bytes | None, value: bytes, headers: Headers) -> tuple[bytes | None, bytes, Headers]:
+        """What fits: the value's first part; without the foreign headers and most of the key if need be."""
+        headers = [*headers, ("aif_truncated", b"%d" % len(value))]
+        room = self._limit - record_bytes(key, b"", headers)
+        if room < 0:
+            headers = [pair for pair in headers if pair[0].startswith("aif_")]
+            key = key[:_KEPT_KEY_BYTES] if key is not None else None
+            room = self._limit - record_bytes(key, b"", headers)
+        return key, value[: max(0, room)], headers
 
 
 def dead_letter_headers(record: Record, *, reason: str, problem: str, attempts: int) -> list[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from aif_stream.bus.connection import describe, kafka_errors, kafka_kwargs, require_topics
 from aif_stream.bus.topics import contracts_dir, load_topics, topic_name
@@ -103,17 +103,19 @@ class Producer:
         """Queue one record; returns when it is queued (waits while its partition's buffer is full: back-pressure).
 
         Keys are placed by murmur2 as Java does; without a key and ``partition``, anywhere. Raises ``PublishError``
-        when the record is larger than the topic's contract, or cannot be queued because Kafka stays away.
+        when the record is larger than the topic's contract, or cannot be queued because Kafka stays away;
+        ``BusUnavailable`` when a new producer was needed and could not be opened.
         """
-        inner = self._inner
-        if inner is None or self._broken:
-            inner = await self._reopen()
         self.check_size(topic, key, value, headers)
-        try:
-            future = await inner.send(topic_name(self._settings, topic), value, key, partition, None, headers)
-        except KafkaError as error:
-            raise self.refused(topic, error) from error
-        return Ack(self, topic, future)
+        name = topic_name(self._settings, topic)
+        while True:
+            inner = await self._current()
+            try:
+                return Ack(self, topic, await inner.send(name, value, key, partition, None, headers))
+            except ProducerClosed:
+                continue  # another task has opened a new one meanwhile, or ``_current`` says that we are closed
+            except KafkaError as error:
+                raise self.refused(topic, error) from error
 
     async def flush(self, timeout_s: float = 60.0) -> None:
         """Return when every queued record is acknowledged or refused (ask the acks which).
@@ -133,38 +135,36 @@ class Producer:
 
     async def partitions_of(self, topic: str) -> int:
         """How many partitions the topic has now. Raises ``BusUnavailable``."""
-        inner = self._inner or await self._reopen()
+        inner = await self._current()
         with kafka_errors(self._settings, f"reading partitions of {topic}"):
             return len(await inner.partitions_for(topic_name(self._settings, topic)))
 
     async def create_batch(self) -> Any:
         """An empty batch for ``submit`` (bus/bulk.py); full at ``BATCH_BYTES``."""
-        inner = self._inner
-        if inner is None or self._broken:
-            inner = await self._reopen()
-        return inner.create_batch()
+        return (await self._current()).create_batch()
 
     async def submit(self, topic: str, partition: int, batch: Any) -> asyncio.Future[Any]:
         """Queue a batch; waits while another of that partition is queued. The future is its acknowledgement.
 
         Raises ``PublishError`` when it cannot be queued because Kafka stays away.
         """
-        inner = self._inner
-        if inner is None or self._broken:
-            inner = await self._reopen()
         batch.close()
-        try:
-            future: asyncio.Future[Any] = await inner.send_batch(
-                batch, topic_name(self._settings, topic), partition=partition
-            )
-        except KafkaError as error:
-            raise self.refused(topic, error) from error
-        return future
+        name = topic_name(self._settings, topic)
+        while True:
+            inner = await self._current()
+            try:
+                future: asyncio.Future[Any] = await inner.send_batch(batch, name, partition=partition)
+            except ProducerClosed:
+                continue
+            except KafkaError as error:
+                raise self.refused(topic, error) from error
+            return future
 
     def check_size(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """Raise ``PublishError`` when a record is beyond the topic's contract, whatever compression would do."""
         limit = self._limits.get(topic)
-        if limit is None or value is None or len(value) < limit // 2:
+        # Nearly every record is small: the exact sum is for those that might not be.
+        if limit is None or len(value or b"") + len(key or b"") < limit // 2:
             return
         size = record_bytes(key, value, headers)
         if size > limit:
@@ -205,6 +205,10 @@ class Producer:
             raise
         return inner
 
+    async def _current(self) -> AIOKafkaProducer:
+        inner = self._inner
+        return await self._reopen() if inner is None or self._broken else inner
+
     async def _reopen(self) -> AIOKafkaProducer:
         async with self._reopening:
             if self._inner is None:
@@ -220,7 +224,8 @@ class Producer:
 def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Bytes of a record before compression, counted from above."""
     size = _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
-    return size + sum(_HEADER_OVERHEAD_BYTES + len(name) + len(data) for name, data in headers)
+    # Four bytes per character of a name at most; a header of somebody else's may have no value.
+    return size + sum(_HEADER_OVERHEAD_BYTES + 4 * len(name) + len(data or b"") for name, data in headers)
 
 
 async def _close(inner: AIOKafkaProducer, deadline_s: float) -> None:

@@ -81,7 +81,8 @@ def contracts_dir(settings: Settings | None = None) -> Traversable:
     if settings is not None and settings.topics_dir != Path():
         return settings.topics_dir
     checkout = Path(__file__).parents[2] / "topics"
-    if (checkout / f"{ITEM_UPDATES}.toml").is_file():  # a source run or an editable install: the files beside the package are the newest
+    # A source run or an editable install: the files beside the package are the newest.
+    if (checkout / f"{ITEM_UPDATES}.toml").is_file():
         return checkout
     try:
         return resources.files(_PACKAGE)

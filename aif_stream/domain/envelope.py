@@ -51,7 +51,7 @@ def type_and_time(headers: Iterable[tuple[str, bytes]]) -> tuple[str, int]:
             time_ms = from_rfc3339(found["ce_time"].decode())
             if time_ms >= 0:
                 return found["ce_type"].decode(), time_ms
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError, OverflowError, AttributeError):
         pass  # the careful reader below says what is wrong, and takes header names in capitals
     envelope = from_headers(headers)
     return envelope.type, envelope.time_ms
@@ -59,7 +59,9 @@ def type_and_time(headers: Iterable[tuple[str, bytes]]) -> tuple[str, int]:
 
 def from_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
     """Read the attributes back. Raises ``BadEvent`` naming the header that is missing or wrong."""
-    found = {name.lower(): value for name, value in headers if name.lower().startswith("ce_")}
+    # Kafka allows a header without a value, whatever the types say: such a one is missing.
+    named = ((name.lower(), value) for name, value in headers)
+    found = {name: value for name, value in named if name.startswith("ce_") and value is not None}
     if found.get("ce_specversion") != b"1.0":
         raise BadEvent("envelope", "CloudEvents 1.0 is expected", field="ce_specversion")
     try:

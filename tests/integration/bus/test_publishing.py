@@ -215,6 +215,18 @@ async def test_a_record_too_large_even_for_a_dead_letter_is_cut_and_says_so(bus:
     assert 1_000_000 < len(letter.value) < 1_114_112
 
 
+async def test_a_record_with_a_huge_key_and_headers_without_values_is_a_dead_letter_too(bus: Bus) -> None:
+    foreign: list[tuple[str, Any]] = [("trace", None), ("blob", b"h" * 2_000_000)]
+    async with Producer(bus.settings, "test") as producer:
+        letters = DeadLetters(bus.settings, producer)
+        await letters.put(FakeRecord(key=b"k" * 5_000_000, headers=foreign), reason="key", problem="huge")
+        await letters.put(FakeRecord(headers=foreign[:1]), reason="envelope", problem="no value")
+    cut, whole = await read_all(bus.settings, DEAD_LETTERS)
+    assert cut.key == b"k" * 1_024
+    assert (dict(cut.headers)["aif_offset"], cut.value) == (b"41", FakeRecord().value)
+    assert dict(whole.headers)["trace"] is None
+
+
 async def test_a_largest_source_record_fits_a_dead_letter_whole(bus: Bus) -> None:
     async with EventPublisher(bus.settings) as publisher:
         limit = publisher.line_limit_bytes("items")

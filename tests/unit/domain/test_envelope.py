@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,14 @@ def test_a_missing_header_is_named_by_both_readers(name: str) -> None:
         with pytest.raises(BadEvent) as caught:
             read(headers)
         assert (caught.value.reason, caught.value.field) == ("envelope", name)
+
+
+def test_a_header_without_a_value_is_missing() -> None:
+    headers: list[tuple[str, Any]] = [(name, None if name == "ce_time" else value) for name, value in HEADERS]
+    for read in (from_headers, type_and_time):
+        with pytest.raises(BadEvent) as caught:
+            read([*headers, ("trace", None)])
+        assert caught.value.field == "ce_time"
 
 
 @pytest.mark.parametrize(
