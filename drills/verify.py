@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from aif_stream.bus.groups import ITEMS_GROUP
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.bus.watch import GroupWatch
 from aif_stream.domain.events import ItemUpserted
@@ -18,7 +19,6 @@ from aif_stream.index.connection import open_redis
 from aif_stream.index.keys import Buckets
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
-from aif_stream.nearline.app import ITEMS_GROUP
 from aif_stream.settings import Settings
 
 Truth = Mapping[str, tuple[int, dict[str, Any] | None]]

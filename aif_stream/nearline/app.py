@@ -13,6 +13,7 @@ from typing import Any, Final
 from aif_stream import clock, web
 from aif_stream.bus.connection import cluster_identity
 from aif_stream.bus.dead_letters import DeadLetters
+from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, REBUILD_GROUP, USERS_GROUP
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import (
     BEHAVIORS,
@@ -44,11 +45,6 @@ from aif_stream.settings import Settings
 from aif_stream.telemetry import REBUILD_PROGRESS, kv
 
 log = logging.getLogger(__name__)
-
-ITEMS_GROUP: Final = "aif.nearline"
-USERS_GROUP: Final = "aif.users"
-BEHAVIORS_GROUP: Final = "aif.behaviors"
-REBUILD_GROUP: Final = "aif.rebuild"
 
 _REPORT_EVERY_S: Final = 1.0
 _PROGRESS_EVERY_S: Final = 2.0

@@ -10,13 +10,13 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, USERS_GROUP
 from aif_stream.bus.lines import LineKind
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES
 from aif_stream.bus.watch import GroupWatch
 from aif_stream.clock import now_ms
 from aif_stream.errors import AifError
-from aif_stream.nearline.app import BEHAVIORS_GROUP, ITEMS_GROUP, USERS_GROUP
 from aif_stream.settings import Settings
 from aif_stream.training.synthetic import Synthetic
 
