@@ -8,6 +8,8 @@
     aif:mark:<c>:<t>:<p>     string  next offset of a topic's partition whose effects are in this Redis
     aif:layout               string  bucket count and format of this deployment
     aif:rebuild:<v>          hash  finished bucket -> its items; 7 days, as long as the topic keeps the tasks
+    aif:lease:<r>:<id>       string  a process of role <r> was alive; expires some beats after its last one
+    aif:leases:<r>           hash  process -> what it said last; the reader forgets those silent for an hour
 
 None of the others expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
 (whose tombstone is purged after ``tombstone_keep_h``) or the retirement of a version. Histories are bounded
@@ -80,3 +82,11 @@ def mark_key(cluster: str, topic_id: str, partition: int) -> bytes:
 
 def rebuild_key(version: str) -> bytes:
     return b"aif:rebuild:%s" % version.encode()
+
+
+def lease_key(role: str, name: str) -> bytes:
+    return b"aif:lease:%s:%s" % (role.encode(), name.encode())
+
+
+def leases_key(role: str) -> bytes:
+    return b"aif:leases:%s" % role.encode()
