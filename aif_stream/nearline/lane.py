@@ -3,7 +3,7 @@
 ::
 
     poll n+1   prepare n+1 | write n+1 ...
-               write n     | acks, marks, commit n
+               write n     | acks, marks n        commits: every 0.1 s, what is marked
 
 Two batches are in flight at most and their writes never overlap, so order is kept while the next batch's computing runs
 beside this batch's waiting. Every effect is repeatable: whatever fails, the batch is written again or comes again.
@@ -30,6 +30,7 @@ from aif_stream.errors import (
     TopicError,
 )
 from aif_stream.nearline.backoff import Backoff
+from aif_stream.nearline.commits import Commits
 from aif_stream.nearline.positions import Claim, Marks, Positions, Span
 from aif_stream.nearline.work import Poison, Taken, Work, Written
 from aif_stream.settings import Settings
@@ -84,6 +85,7 @@ class Lane(Generic[E, P]):
         self._replaced: AifError | None = None
         self._consumer: GroupConsumer | None = None
         self._positions: Positions | None = None
+        self._commits: Commits | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``: then the batches in flight are finished and committed, and the group is left.
@@ -94,6 +96,7 @@ class Lane(Generic[E, P]):
         try:
             async with self._join() as consumer:
                 self._consumer = consumer
+                self._commits = Commits(self.name, consumer)
                 self._positions = Positions(self.name, consumer, self._marks, self._work.restore)
                 self._positions.assigned(consumer.assignment())
                 try:
@@ -104,6 +107,7 @@ class Lane(Generic[E, P]):
                     for flight in self._flights:
                         flight.cancel()
                     await asyncio.gather(*self._flights, return_exceptions=True)
+                    await self._commits.close()
         except _Stopped:
             log.warning(kv("lane.stopped_uncommitted", lane=self.name, records="come again"))
         log.info(kv("lane.stopped", lane=self.name, records=self.done_records))
@@ -153,6 +157,8 @@ class Lane(Generic[E, P]):
         if self._replaced is not None:
             raise self._replaced
         self._raise_failed()
+        if self._commits is not None:
+            self._commits.soon()
         records, spans = self._take(polled, positions)
         if records:
             batch, poison = self._decode(records)
@@ -198,7 +204,7 @@ class Lane(Generic[E, P]):
         # The settle turn is asked for without an await in between, so batches settle in the order of their writes.
         async with self._settle_turn:
             await self._acknowledged(prepared, written, poison)
-            await self._commit(spans)
+            await self._mark(spans)
             self._waiting_ms.popleft()
         self.done_records += count
         log.debug(kv("batch.done", lane=self.name, records=count, ms=clock.elapsed_ms(since_s)))
@@ -224,16 +230,12 @@ class Lane(Generic[E, P]):
             await self._pause(backoff, failed)
             written = await self._write(prepared)
 
-    async def _commit(self, spans: Sequence[Span]) -> None:
-        positions, consumer = self._positions, self._consumer
+    async def _mark(self, spans: Sequence[Span]) -> None:
+        positions, commits = self._positions, self._commits
         assert positions is not None  # noqa: S101 - both are there before the first batch
-        assert consumer is not None  # noqa: S101
-        commits = await self._until_answered("marks", lambda: positions.settle(spans))
-        try:
-            await consumer.commit(commits)
-        except BusUnavailable as error:
-            # The effects are done and marked; the next batch's commit covers this one, or its records come again.
-            log.warning(kv("commit.failed", lane=self.name, error=error))
+        assert commits is not None  # noqa: S101
+        marked = await self._until_answered("marks", lambda: positions.settle(spans))
+        commits.add(marked)
 
     async def _until_answered(self, what: str, call: Callable[[], Awaitable[R]]) -> R:
         """Repeat ``call`` while Redis or Kafka is away or refuses; nothing is committed meanwhile."""
@@ -280,6 +282,8 @@ class Lane(Generic[E, P]):
     async def _on_revoked(self, partitions: frozenset[Partition]) -> None:
         if self._flights:
             await asyncio.wait(self._flights, timeout=REVOKE_WAIT_S)
+        if self._commits is not None:
+            await self._commits.now()
         if self._positions is not None:
             self._positions.revoked(partitions)
 
