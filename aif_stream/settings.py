@@ -83,6 +83,14 @@ class Settings:
     user_cache_s: float = _setting(0.0, "user sides are reused this long; 0: never", low=0)
     executor_threads: int = _setting(2, "threads for user side and scoring", low=1)
 
+    request_log_rate: float = _setting(
+        # What was not logged cannot be replayed; a topic bound of 10 GiB per partition keeps disks safe meanwhile.
+        1.0,
+        "share of answers written to aif.requests; 10,000 candidates take 20-40 KB each",
+        low=0,
+    )
+    request_log_redact: str = _setting("", "context fields left out of the log, comma-separated, at any depth; *: all")
+
     models_dir: Path = _setting(Path(), "artefacts of published versions; empty: $AIF_HOME/models")
 
     def __post_init__(self) -> None:

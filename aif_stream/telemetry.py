@@ -41,6 +41,8 @@ OVERLAP_SAVED = Histogram(
 )
 RANK_DEGRADED = Counter("aif_rank_degraded_total", "Answers that fell short, by reason", ["reason"])
 RANK_REQUESTS = Counter("aif_rank_requests_total", "Rank requests by HTTP status", ["status"])
+REQUESTS_LOGGED = Counter("aif_requests_logged_total", "Answers in the request log, acknowledged by Kafka")
+REQUESTS_DROPPED = Counter("aif_requests_dropped_total", "Answers not in the request log, by reason", ["reason"])
 ROWS_WRITTEN = Counter("aif_rows_written_total", "N2O rows acknowledged by Redis", ["lane"])
 ROWS_REJECTED_OLDER = Counter("aif_rows_rejected_older_total", "Events older than the stored one")
 EVENTS_CONSUMED = Counter("aif_events_consumed_total", "Records taken from Kafka", ["lane"])

@@ -65,6 +65,20 @@ class LogReader(ConsumerBase):
         for number, offset in offsets.items():
             self._inner.seek(TopicPartition(self._name, number), offset)
 
+    async def offsets_at(self, time_ms: int) -> dict[int, int]:
+        """Per partition, the first offset appended at ``time_ms`` or later (the end when there is none).
+
+        A broker that does not look up times (the embedded one) gives the beginnings: readers filter by time anyway.
+        """
+        tps = self._tps()
+        found = await self._ask("looking up a time", self._inner.offsets_for_times(dict.fromkeys(tps, time_ms)))
+        if all(at is None for at in found.values()):
+            known = await self._ask("looking up a time", self._inner.offsets_for_times(dict.fromkeys(tps, 0)))
+            if all(at is None for at in known.values()):
+                return await self.beginning_offsets()
+        ends = await self.end_offsets()
+        return {tp.partition: ends[tp.partition] if at is None else at.offset for tp, at in found.items()}
+
     async def seek_to_beginning(self) -> None:
         self.seek(await self.beginning_offsets())
 

@@ -19,6 +19,7 @@ BEHAVIORS: Final = "aif.behaviors"
 MODEL_UPDATES: Final = "aif.model-updates"
 REBUILD_TASKS: Final = "aif.rebuild-tasks"
 N2O_ROWS: Final = "aif.n2o-rows"
+REQUESTS: Final = "aif.requests"
 DEAD_LETTERS: Final = "aif.dead-letters"
 
 _PACKAGE: Final = "aif_stream.contracts"  # pyproject.toml ships topics/ under this name

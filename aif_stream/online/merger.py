@@ -22,6 +22,7 @@ from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
 from aif_stream.domain.candidates import Candidates, id_of, keys_and_names
 from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest, Timings
+from aif_stream.domain.request_log import AnsweredRequest
 from aif_stream.errors import AifError, IndexRefused, IndexUnavailable, UpstreamError
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
@@ -67,6 +68,8 @@ class _Run:
     reserve_s: float
     pool: Pool
     user: asyncio.Task[UserPart] | None = None
+    received_ms: int = field(default_factory=now_ms)
+    asked: list[Keys] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
@@ -94,8 +97,10 @@ class Merger:
         recompute: Recompute,
         threads: ComputeThreads,
         behind: Callable[[], bool],
+        answered: Callable[[AnsweredRequest], None],
     ) -> None:
-        """``behind()``: the rows may be older than what Redis holds (the change log could not be confirmed)."""
+        """``behind()``: the rows may be older than what Redis holds (the change log could not be confirmed).
+        ``answered`` hears of every answer (the request log); it neither waits nor raises."""
         self._settings = settings
         self._pin = pin
         self._users = users
@@ -103,6 +108,7 @@ class Merger:
         self._recompute = recompute
         self._threads = threads
         self._behind = behind
+        self._answered = answered
         self._reserve = Reserve()
         self._last: Candidates | None = None
 
@@ -122,6 +128,7 @@ class Merger:
         answer = await self._answer(run)
         if not any(reason.startswith("deadline") for reason in run.degraded):
             self._reserve.observe(monotonic_s() - max(run.user_s.end_s, run.retrieval_s.end_s))
+        self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
         return answer
 
     async def _user_side(self, run: _Run) -> UserPart:
@@ -176,6 +183,7 @@ class Merger:
     async def _join_and_score(self, run: _Run, keys: Keys) -> None:
         if not keys.size or run.user is None:
             return
+        run.asked.append(keys)
         part = await self._join(run, keys)
         if part is None:
             return

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from aif_stream.bus.request_log import RequestLogWriter
 from aif_stream.errors import IndexUnavailable
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.histories import HistoryStore
@@ -48,6 +49,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         threads = stack.enter_context(ComputeThreads(settings.executor_threads))
         retrieval = await stack.enter_async_context(RetrievalClient(settings, threads.run))
         publishing = await stack.enter_async_context(ItemPublishing(settings))
+        requests = await stack.enter_async_context(RequestLogWriter(settings))
         active = ActiveVersion(settings, store, threads)
         breaker = Breaker()
         merger = Merger(
@@ -58,6 +60,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             recompute=Recompute(settings, store, threads, breaker),
             threads=threads,
             behind=active.behind,
+            answered=requests.offer,
         )
         status = _Status(settings, active, retrieval, breaker)
         server = RankServer(settings, merger, publishing, status.health, status.view)

@@ -27,6 +27,7 @@ NAMES = {
     topics.MODEL_UPDATES,
     topics.REBUILD_TASKS,
     topics.N2O_ROWS,
+    topics.REQUESTS,
     topics.DEAD_LETTERS,
 }
 

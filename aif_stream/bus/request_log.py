@@ -1,0 +1,177 @@
+"""The request log on Kafka: a bounded writer that no answer waits for, and a reader of a time range."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+from aif_stream.bus.bulk import BulkWriter
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.reader import LogReader
+from aif_stream.bus.topics import REQUESTS, contracts_dir, load_topics
+from aif_stream.domain.envelope import BINARY, Envelope, to_headers
+from aif_stream.domain.request_log import (
+    REQUEST_EVENT,
+    AnsweredRequest,
+    LoggedRequest,
+    decode_logged,
+    encode_logged,
+    is_sampled,
+)
+from aif_stream.errors import AifError, BadEvent, PublishError
+from aif_stream.settings import Settings
+from aif_stream.telemetry import REQUESTS_DROPPED, REQUESTS_LOGGED, kv
+
+log = logging.getLogger(__name__)
+
+# Answers that wait to be written: 80 KB each at 10,000 candidates, so 40 MB at most.
+_QUEUE: Final = 512
+# Records of so long travel in one batch per partition: a batch costs the broker more than a record does.
+_LINGER_S: Final = 0.05
+_RETRY_S: Final = 2.0
+# A stop waits this long for the last batches; what Kafka has not taken then is counted as dropped.
+_CLOSE_S: Final = 3.0
+# ce_* headers, key and lengths of a record, counted generously (a user id has at most 1 KB).
+_RECORD_ROOM_BYTES: Final = 4096
+# Append time is never before the arrival of the request, and at most this much after it (queue, retries of a batch).
+_LATE_MS: Final = 300_000
+
+
+class RequestLogWriter:
+    """``async with RequestLogWriter(settings) as requests: requests.offer(answered)``.
+
+    ``offer`` never waits and never fails: a full queue, Kafka away or a refusal is counted in
+    ``aif_requests_dropped_total{reason}``. Entering does not wait for Kafka either.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rate = settings.request_log_rate
+        self._redacted = frozenset(part.strip() for part in settings.request_log_redact.split(",") if part.strip())
+        self._limit = load_topics(contracts_dir(settings))[REQUESTS].max_record_bytes - _RECORD_ROOM_BYTES
+        self._queue: asyncio.Queue[AnsweredRequest] = asyncio.Queue(_QUEUE)
+        self._pending = 0  # handed to the producer, neither acknowledged nor refused
+        self._arrived = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._rate > 0:
+            self._task = asyncio.create_task(self._run(), name="request-log")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._closing.set()
+        self._arrived.set()
+        await asyncio.wait([task], timeout=_CLOSE_S)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        self._drop("stopped", self._queue.qsize() + self._pending)
+
+    def offer(self, done: AnsweredRequest) -> None:
+        """Log an answer if it belongs to the sample."""
+        if self._task is None or not is_sampled(done.answer.request_id, self._rate):
+            return
+        try:
+            self._queue.put_nowait(done)
+            self._arrived.set()
+        except asyncio.QueueFull:
+            self._drop("full", 1)
+
+    async def _run(self) -> None:
+        reachable = True
+        while not (self._closing.is_set() and self._queue.empty()):
+            try:
+                async with Producer(self._settings, "aif-request-log", topics=[REQUESTS]) as producer:
+                    producer.close_deadline_s = _CLOSE_S
+                    writer = BulkWriter(producer, REQUESTS, self._on_batch)
+                    await writer.open()
+                    reachable = True
+                    await self._pump(writer)
+            except AifError as error:
+                if reachable:
+                    log.warning(kv("request_log.unreachable", problem=error))
+                reachable = False
+            except Exception:
+                log.exception(kv("request_log.failed"))
+            if not self._closing.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _RETRY_S)
+            elif not reachable:
+                return
+
+    async def _pump(self, writer: BulkWriter) -> None:
+        """Write until closing; returns when everything taken so far is acknowledged or refused."""
+        while not (self._closing.is_set() and self._queue.empty()):
+            if self._queue.empty():
+                await self._arrived.wait()
+            self._arrived.clear()
+            if not self._closing.is_set():
+                await asyncio.sleep(_LINGER_S)
+            while not self._queue.empty():
+                await self._write(writer, self._queue.get_nowait())
+                await asyncio.sleep(0)  # an answer's turn comes between two records
+            await writer.push()
+        await writer.drain(_CLOSE_S)
+
+    async def _write(self, writer: BulkWriter, done: AnsweredRequest) -> None:
+        request_id = done.answer.request_id
+        key = done.request.user.encode("utf-8", "surrogatepass")
+        envelope = Envelope(REQUEST_EVENT, request_id, "aif/serve", done.received_ms, {})
+        headers = to_headers(envelope, BINARY)
+        value = encode_logged(done, self._redacted, self._limit)
+        try:
+            writer.producer.check_size(REQUESTS, key, value, headers)
+        except PublishError:
+            self._drop("too_large", 1)
+            return
+        self._pending += 1
+        try:
+            await writer.append(key, value, headers)
+        except PublishError:
+            self._on_batch(1, PublishError("not queued"))
+            raise
+
+    def _on_batch(self, records: int, problem: PublishError | None) -> None:
+        self._pending -= records
+        if problem is None:
+            REQUESTS_LOGGED.inc(records)
+        else:
+            self._drop("refused", records)
+
+    def _drop(self, reason: str, records: int) -> None:
+        if records:
+            REQUESTS_DROPPED.labels(reason=reason).inc(records)
+
+
+async def read_requests(settings: Settings, since_ms: int, until_ms: int) -> AsyncIterator[LoggedRequest]:
+    """Requests that arrived in [since, until), in the order of each partition (a user's requests keep theirs).
+
+    What was in the topic when reading began is read, no more. Records that cannot be read are logged and skipped.
+    Raises ``BusUnavailable``, ``TopicError``.
+    """
+    async with LogReader(settings, REQUESTS, client_id="aif-requests") as reader:
+        ends = await reader.end_offsets()
+        reader.seek(await reader.offsets_at(since_ms))
+        while not await reader.caught_up(ends):
+            for record in await reader.poll():
+                if record.value is None or record.timestamp >= until_ms + _LATE_MS:
+                    continue
+                try:
+                    logged = decode_logged(record.value)
+                except BadEvent as error:
+                    log.error(
+                        kv("request_log.unreadable", partition=record.partition, offset=record.offset, error=error)
+                    )
+                    continue
+                if since_ms <= logged.received_ms < until_ms:
+                    yield logged
