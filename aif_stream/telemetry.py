@@ -74,8 +74,8 @@ def configure_logging(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These two speak at INFO about every rebalance and every request; ours say it better.
-    for noisy in ("aiokafka", "kafka", "faust", "mode", "asyncio"):
+    # These speak at INFO about every rebalance, request and library loaded; ours say it better.
+    for noisy in ("aiokafka", "kafka", "faust", "mode", "asyncio", "uvicorn", "faiss"):
         logging.getLogger(noisy).setLevel("WARNING")
 
 

@@ -28,6 +28,7 @@ from aif_stream.errors import (
     Overloaded,
     PublishError,
     SettingsError,
+    TopicError,
     UpstreamError,
     VersionError,
 )
@@ -44,6 +45,7 @@ _STATUS_OF: Final[tuple[tuple[type[AifError], int], ...]] = (
     (IndexUnavailable, 503),
     (BusUnavailable, 503),
     (PublishError, 503),
+    (TopicError, 503),
 )
 _RETRY_AFTER_S: Final = "1"  # breakers and back-offs of this system try again within about a second
 _GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut

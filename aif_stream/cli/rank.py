@@ -89,8 +89,9 @@ def _show(answer: dict[str, Any]) -> None:
         f" ({coverage['missing']} missing, {coverage['recomputed']} recomputed)"
         f" · rows {age['p50'] / 1000:.1f} s old (oldest {age['max'] / 1000:.1f} s)",
         highlight=False,
+        soft_wrap=True,
     )
     stages = " · ".join(f"{stage} {times[stage]:.1f}" for stage in _STAGES)
-    console.print(f"ms: {stages} · saved by overlap {times['overlap_saved']:.1f}", highlight=False)
+    console.print(f"ms: {stages} · saved by overlap {times['overlap_saved']:.1f}", highlight=False, soft_wrap=True)
     if answer["degraded"]:
         console.print(f"fell short of: {', '.join(answer['degraded'])}", style="yellow")

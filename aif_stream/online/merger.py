@@ -12,6 +12,7 @@ Everything waits inside one deadline. What does not come in time, or fails, is m
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ from aif_stream.online.scoring import Part, Ranked, part_of, rank, score_part
 from aif_stream.online.serving import Serving
 from aif_stream.online.user_side import UserPart, UserSides
 from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
 
 # A wait for a thread that stops by itself at the deadline, plus this, is the latest that an answer goes out.
 _GRACE_S: Final = 0.02
@@ -67,6 +71,7 @@ class _Run:
     deadline: Deadline
     reserve_s: float
     pool: Pool
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     user: asyncio.Task[UserPart] | None = None
     received_ms: int = field(default_factory=now_ms)
     asked: list[Keys] = field(default_factory=list)
@@ -132,8 +137,10 @@ class Merger:
         return answer
 
     async def _user_side(self, run: _Run) -> UserPart:
+        log.debug(kv("user.begun", request=run.request_id))
         with run.user_s.open():
             part = await self._users.of(run.serving, key_of(run.request.user), run.deadline, run.reserve_s)
+        log.debug(kv("user.done", request=run.request_id, ms=run.user_s.ms))
         run.short_of(part.short_of)
         return part
 
@@ -170,7 +177,7 @@ class Merger:
         asked = run.pool.share_of(channel)
         try:
             with run.retrieval_s.open():
-                found = await self._retrieval.ask(run.request.user, channel, asked, budget_s)
+                found = await self._retrieval.ask(run.request_id, run.request.user, channel, asked, budget_s)
         except UpstreamError as error:
             run.short_of(f"retrieval:{channel}")
             return error
@@ -228,7 +235,7 @@ class Merger:
             run.short_of("freshness")
         user_age_ms = run.user.result().age_ms if run.user is not None else 0.0
         return RankAnswer(
-            request_id=secrets.token_hex(8),
+            request_id=run.request_id,
             model_version=run.serving.name,
             items=_items(ranked, run.names),
             coverage=Coverage(

@@ -59,8 +59,11 @@ class RetrievalClient:
         """Breaker states by ``url channel``."""
         return {f"{url} {channel}": breaker.state for (url, channel), breaker in self._breakers.items()}
 
-    async def ask(self, user_id: str, channel: str, k: int, budget_s: float) -> Candidates:
-        """At most k candidates of a channel within the budget. Raises ``UpstreamError``, never later than that."""
+    async def ask(self, request_id: str, user_id: str, channel: str, k: int, budget_s: float) -> Candidates:
+        """At most k candidates of a channel within the budget. Raises ``UpstreamError``, never later than that.
+
+        ``request_id`` travels as ``x-request-id``, so that both processes' logs can be laid side by side.
+        """
         due_s = monotonic_s() + budget_s
         body = orjson.dumps({"user_id": user_id, "channel": channel, "k": k})
         turn = next(self._turns)
@@ -73,7 +76,7 @@ class RetrievalClient:
                 continue
             try:
                 async with asyncio.timeout(left_s):
-                    candidates = await self._ask_one(url, body, channel)
+                    candidates = await self._ask_one(url, body, channel, request_id)
             except (UpstreamError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 # A client's own tight deadline is no fault of the upstream.
                 if not isinstance(error, TimeoutError) or left_s >= self._fair_s:
@@ -86,10 +89,10 @@ class RetrievalClient:
                 return candidates
         raise UpstreamError(problem, mend="check aif retrieval and AIF_RETRIEVAL_URLS")
 
-    async def _ask_one(self, url: str, body: bytes, channel: str) -> Candidates:
+    async def _ask_one(self, url: str, body: bytes, channel: str, request_id: str) -> Candidates:
         if self._session is None:
             raise UpstreamError("the retrieval client is closed", mend="use it inside its `async with`")
-        async with self._session.post(url + _PATH, data=body) as reply:
+        async with self._session.post(url + _PATH, data=body, headers={"x-request-id": request_id}) as reply:
             if reply.status != 200:
                 text = (await reply.content.read(300)).decode(errors="replace")
                 raise UpstreamError(f"HTTP {reply.status}: {text}")

@@ -64,6 +64,10 @@ class RetrievalServer:
         found = await loop.run_in_executor(self._searcher, answer, asked.channel, user_key, asked.k)
         RETRIEVAL_SECONDS.labels(channel=found.channel).observe(elapsed_ms(started_s) / 1000.0)
         await asyncio.sleep(max(0.0, self._settings.retrieval_latency_ms - elapsed_ms(started_s)) / 1000.0)
+        request_id = request.headers.get("x-request-id", "-")
+        log.debug(
+            kv("retrieve", request=request_id, channel=found.channel, keys=found.keys.size, ms=elapsed_ms(started_s))
+        )
         accept = request.headers.get("accept", MEDIA_TYPE)
         if "application/json" in accept and MEDIA_TYPE not in accept:
             ids = [id_of(key, found.names) for key in found.keys.tolist()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -191,3 +193,25 @@ async def test_concurrent_requests_all_get_the_answer_that_each_would_get_alone(
         for i, answer in enumerate(answers):
             assert same_items(answer, alone[users[i % 3]])
             assert answer["degraded"] == []
+
+
+async def test_a_redis_that_hangs_costs_its_share_of_the_deadline_and_then_nothing(world: World) -> None:
+    async with running(serve_role, world.settings) as client:
+        whole = await client.rank("ann", candidates=IDS)
+        os.kill(world.redis.pid, signal.SIGSTOP)
+        try:
+            taken = []
+            for _ in range(8):
+                answer = await client.rank("ann", candidates=IDS, deadline_ms=200)
+                assert answer["degraded"] == ["user"]
+                assert same_items(answer, whole)
+                taken.append(answer["timings_ms"]["total"])
+            assert max(taken) < 200
+            assert min(taken) < 50  # the breaker is open
+        finally:
+            os.kill(world.redis.pid, signal.SIGCONT)
+
+        async def recovered() -> bool:
+            return (await client.rank("ann", candidates=IDS))["degraded"] == []
+
+        await eventually(recovered, what="Redis is used again")

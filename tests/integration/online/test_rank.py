@@ -12,7 +12,7 @@ from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, publish, running, topics
+from tests.online_builders import activate, online_settings, open_index, publish, running, same_items, topics
 
 PROFILE: dict[str, Any] = {"city": "oslo", "age": 31}
 
@@ -84,3 +84,27 @@ async def test_the_user_side_runs_while_retrieval_is_awaited(
     assert sum(abs(t["overlap_saved"] - t["user"]) < 1.0 for t in times) >= 5
     best = min(times, key=lambda t: t["total"])
     assert best["total"] < best["retrieval"] + best["join"] + best["score"] + 10
+
+
+async def test_a_reused_user_side_is_older_than_a_new_click_and_its_age_is_told(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(topics())
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path, user_cache_s=600.0)
+    model, items = small_version(), make_items(20)
+    ids = [item.item_id for item in items]
+    async with open_index(settings, [model.name]) as index:
+        await index.put(model, items, computed_ms=2**52)  # rows of age 0: what is left is the age of the user side
+        await index.click("ann", ["1", "2"])
+        await activate(settings, model, 1)
+        async with running(serve_role, settings) as client:
+            first = await client.rank("ann", candidates=ids)
+            await index.click("ann", ["3"])
+            second = await client.rank("ann", candidates=ids)
+        uncached = dataclasses.replace(settings, user_cache_s=0.0)
+        async with running(serve_role, uncached) as client:
+            third = await client.rank("ann", candidates=ids)
+    assert same_items(first, second)
+    assert not same_items(first, third)
+    assert (first["freshness"]["age_ms"]["max"], third["freshness"]["age_ms"]["max"]) == (0, 0)
+    assert second["freshness"]["age_ms"]["max"] > 0
