@@ -63,7 +63,14 @@ class DeadLetters:
 
 
 def dead_letter_headers(record: Record, *, reason: str, problem: str, attempts: int) -> list[tuple[str, bytes]]:
-    """The record's own headers, then the ``aif_*`` ones."""
+    """The record's own headers, then the ``aif_*`` ones.
+
+    A record that was redriven carries how often it had been tried: those tries count, and the letter that it came from
+    is named (bus/redrive.py).
+    """
+    before = {name: data for name, data in record.headers if name.startswith("aif_")}
+    tried = before.get("aif_attempts", b"0")
+    attempts += int(tried) if tried.isdigit() else 0
     where: list[tuple[str, str]] = [
         ("aif_topic", record.topic),
         ("aif_partition", str(record.partition)),
@@ -74,5 +81,8 @@ def dead_letter_headers(record: Record, *, reason: str, problem: str, attempts: 
     ]
     if record.value is None:
         where.append(("aif_null_value", "1"))
+    if "aif_redriven_from" in before:
+        where.append(("aif_redriven_from", before["aif_redriven_from"].decode("utf-8", "replace")))
     text = problem.encode("utf-8", "replace")[:_MAX_PROBLEM_BYTES]
-    return [*record.headers, *((name, value.encode()) for name, value in where), ("aif_problem", text)]
+    own = [(name, data) for name, data in record.headers if not name.startswith("aif_")]
+    return [*own, *((name, value.encode()) for name, value in where), ("aif_problem", text)]

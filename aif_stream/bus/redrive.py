@@ -45,6 +45,7 @@ class LetterLog:
         self._stack = AsyncExitStack()
         self._reader = LogReader(settings, DEAD_LETTERS, client_id="aif-dlq")
         self.book = LetterBook(settings.topic_prefix)
+        self.beginning = 0
         self.end = 0
 
     async def __aenter__(self) -> Self:
@@ -55,6 +56,7 @@ class LetterLog:
                     f"{DEAD_LETTERS} has {len(self._reader.partitions())} partitions: its numbers mean nothing",
                     mend="make it anew with one partition (topics/aif.dead-letters.toml)",
                 )
+            self.beginning = (await self._reader.beginning_offsets())[0]
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -164,6 +166,10 @@ class Redrive:
         if self._mends is None:
             return entries
         return [entry for entry in entries if entry.head.number in self._mends]
+
+    def known(self) -> set[int]:
+        """Numbers of all letters in the topic, handled ones too."""
+        return set(self._log.book.entries)
 
     async def run(self, chosen: Filter, on_progress: OnProgress | None = None) -> RedriveSummary:
         """Send them, oldest first. Raises ``BusUnavailable`` and ``PublishError`` when Kafka stays away."""

@@ -22,6 +22,7 @@ VERBS: Final = {
     "rank": "rank",
     "topics": "topics",
     "model": "model",
+    "dlq": "dlq",
     "train": "train",
     "evaluate": "evaluate",
     "nearline": "nearline",
