@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from aif_stream import clock
@@ -81,6 +82,7 @@ class Lane(Generic[E, P]):
         self._write_turn = asyncio.Lock()
         self._settle_turn = asyncio.Lock()
         self._verified_s = 0.0
+        self._reported: set[str] = set()
         self._stop = asyncio.Event()
         self._replaced: AifError | None = None
         self._consumer: GroupConsumer | None = None
@@ -108,6 +110,7 @@ class Lane(Generic[E, P]):
                         flight.cancel()
                     await asyncio.gather(*self._flights, return_exceptions=True)
                     await self._commits.close()
+                    self._consumer = None
         except _Stopped:
             log.warning(kv("lane.stopped_uncommitted", lane=self.name, records="come again"))
         log.info(kv("lane.stopped", lane=self.name, records=self.done_records))
@@ -125,12 +128,18 @@ class Lane(Generic[E, P]):
     async def report(self) -> None:
         """Lag and watermark of each partition, as gauges."""
         claims = self._claims()
+        numbers = {str(claim.partition.number) for claim in claims}
+        for where in self._reported - numbers:  # another worker's now: one series per partition, from its owner
+            with suppress(KeyError):
+                CONSUMER_LAG.remove(self.group, self.topic, where)
+                WATERMARK_AGE.remove(f"{self.topic}-{where}")
+        self._reported = numbers
         if self._consumer is None or not claims:
             return
         ends = await self._consumer.end_offsets([claim.partition for claim in claims])
         now_ms = clock.now_ms()
         for claim in claims:
-            left = max(0, ends[claim.partition] - claim.settled)
+            left = max(0, ends.get(claim.partition, 0) - claim.settled)
             where = str(claim.partition.number)
             CONSUMER_LAG.labels(self.group, self.topic, where).set(left)
             age_s = (now_ms - claim.append_time_ms) / 1000 if left and claim.append_time_ms else 0.0

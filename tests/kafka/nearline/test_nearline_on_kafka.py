@@ -20,11 +20,12 @@ from aif_stream.bus.topics import load_topics
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.index.connection import open_redis
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.settings import Settings, variable
 from tests.kafka.nearline.verify import Latest, compare_index
-from tests.model_builders import small_version
+from tests.model_builders import small_config, small_version
 from tests.nearline_builders import T0_MS, artefact, events, item_line, nearline_settings
 from tests.stack import eventually
 
@@ -44,10 +45,10 @@ class Stack:
     latest: dict[str, Latest] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def start_worker(self) -> ServerProcess:
+    def start_worker(self, **more: str) -> ServerProcess:
         number = next(self._numbers)
         own = {variable(name): str(getattr(self.settings, name)) for name in SHARED}
-        own |= {"AIF_KAFKA_SESSION_TIMEOUT_MS": "6000", "AIF_HOME": str(self.directory), "OMP_NUM_THREADS": "1"}
+        own |= {"AIF_KAFKA_SESSION_TIMEOUT_MS": "6000", "AIF_HOME": str(self.directory), "OMP_NUM_THREADS": "1", **more}
         process = ServerProcess(
             f"worker {number}",
             [sys.executable, "-m", "aif_stream", "nearline"],
@@ -80,6 +81,12 @@ class Stack:
                     sends.clear()
             for send in sends:
                 await send
+
+    async def load_until(self, done: asyncio.Event, seed: int) -> None:
+        """Load without a pause, in parts of 100."""
+        while not done.is_set():
+            await self.load(100, seed)
+            seed += 1000
 
     async def agrees(self) -> None:
         """Wait until the index is exactly what the latest events say."""
@@ -118,15 +125,40 @@ async def stack(kafka_cluster: KafkaCluster, topic_prefix: str, tmp_path: Path) 
                 await asyncio.gather(*(process.kill9() for process in made.workers))
 
 
-async def test_nothing_is_lost_when_a_worker_is_killed_under_load_and_another_takes_over(stack: Stack) -> None:
-    loading = asyncio.create_task(stack.load(3000, seed=1))
-    second = stack.start_worker()
-    await asyncio.sleep(0)
-    first = stack.workers[0]
-    await eventually(lambda: _said(second, "placed"), what="the second worker has partitions")
-    await first.kill9()
-    stack.workers.remove(first)
+async def test_nothing_is_lost_when_workers_are_killed_under_load_and_others_take_over(stack: Stack) -> None:
+    done = asyncio.Event()
+    loading = asyncio.create_task(stack.load_until(done, seed=1))
+    for _ in range(2):
+        other = stack.start_worker()
+        await eventually(lambda other=other: _said(other, "placed"), what="the other worker has partitions")
+        victim = stack.workers.pop(0)
+        await victim.kill9()
+    await eventually(lambda: _said(stack.workers[0], "lane=items partition=3"), what="it has all the partitions")
+    done.set()
     await loading
+    await stack.agrees()
+
+
+async def test_a_killed_workers_rebuild_tasks_go_to_another_and_its_row_process_ends(
+    stack: Stack, tmp_path: Path
+) -> None:
+    await stack.load(600, seed=7)
+    await stack.agrees()
+    slow = {"AIF_REBUILD_RATE": "100"}
+    victim = stack.start_worker(**slow)
+    await eventually(lambda: _said(victim, "placed lane=rebuild"), what="the victim shares the rebuild")
+    second = ModelVersion.init(small_config(), 5, name="second")
+    publishing = asyncio.create_task(
+        rollout.publish_version(stack.settings, artefact(tmp_path / "second", second), activate=True)
+    )
+    children = await eventually(
+        lambda: asyncio.to_thread(_children, victim), what="the victim computes rows of the rebuild"
+    )
+    stack.workers.remove(victim)
+    await victim.kill9()
+    await eventually(lambda: asyncio.to_thread(_gone, children), what="its row process has ended")
+    await publishing
+    stack.model = second
     await stack.agrees()
 
 
@@ -155,8 +187,6 @@ async def test_a_redis_killed_under_load_is_brought_up_to_date_by_its_marks(stac
 async def test_an_emptied_redis_is_filled_again_from_the_topics(stack: Stack) -> None:
     await stack.load(1000, seed=5)
     await stack.agrees()
-    from aif_stream.index.connection import open_redis
-
     async with open_redis(stack.settings) as redis:
         await redis.everywhere("FLUSHALL")
     await stack.load(200, seed=6)
@@ -169,3 +199,12 @@ async def _said(process: ServerProcess, what: str) -> bool:
 
 async def _some(stack: Stack) -> bool:
     return len(await compare_index(stack.settings, stack.model, dict(list(stack.latest.items())[:50]))) < 40
+
+
+def _children(process: ServerProcess) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
