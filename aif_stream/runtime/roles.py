@@ -20,20 +20,23 @@ _WATCH_S = 0.5
 
 
 class Roles:
-    """Starts ``aif <role>`` processes that share one environment; logs go to ``directory/<role>.log``."""
+    """Starts ``aif <role>`` processes that share one environment; logs go to ``directory/<role>.log``, anew."""
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._environ = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
         self._running: list[ServerProcess] = []
 
     def start(self, role: str) -> ServerProcess:
         """Spawn one role and return at once."""
+        log = self._directory / f"{role}.log"
+        log.unlink(missing_ok=True)  # an earlier stack's; one that still runs keeps writing to its own
         process = ServerProcess(
             f"aif {role}",
             [sys.executable, "-m", "aif_stream", role],
             directory=self._directory,
-            log=self._directory / f"{role}.log",
+            log=log,
             environ=self._environ,
         )
         process.spawn()

@@ -57,7 +57,9 @@ async def run_up(base: Settings, options: UpOptions, stop: asyncio.Event, report
     """
     async with _embedded(base, options) as (settings, directory):
         shared = {name: str(getattr(settings, name)) for name in _SHARED}
-        roles = Roles(directory / "logs", {variable(name): value for name, value in shared.items()})
+        # A log that an error names must outlive the stack that it tells of.
+        logs = (base.home if options.data is None else directory) / "logs"
+        roles = Roles(logs, {variable(name): value for name, value in shared.items()})
 
         async def stay() -> None:
             await _bring_up(settings, options, roles, report)
@@ -82,7 +84,7 @@ async def _embedded(base: Settings, options: UpOptions) -> AsyncIterator[tuple[S
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aif-up-")))
         else:
             directory = options.data.expanduser().absolute()
-        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         redis = await stack.enter_async_context(EmbeddedRedis(directory / "redis"))
         partitions = {topic_name(base, name): spec.partitions for name, spec in load_topics().items()}
         broker = await stack.enter_async_context(EmbeddedBroker(partitions))
