@@ -31,6 +31,20 @@ WATERMARK_AGE = Gauge(
     "aif_watermark_age_seconds", "Everything appended before now minus this is in Redis", ["partition"]
 )
 CONSUMER_LAG = Gauge("aif_consumer_lag_records", "Records not yet processed", ["group", "topic", "partition"])
+CONSUMER_STATUS = Gauge(
+    "aif_consumer_status", "0 OK, 1 WARN, 2 STALL, 3 STOP, by a sliding window", ["group", "topic", "partition"]
+)
+# The names that dashboards and rules of other lag exporters ask for.
+GROUP_LAG = Gauge("kafka_consumergroup_group_lag", "Records not yet processed", ["group", "topic", "partition"])
+GROUP_LAG_SECONDS = Gauge(
+    "kafka_consumergroup_group_lag_seconds", "Age of the oldest one, not interpolated", ["group", "topic", "partition"]
+)
+MIRROR_AGE = Gauge("aif_mirror_applied_age_seconds", "Age of the oldest change that a mirror lacks", ["server"])
+PROBE_OPEN = Gauge("aif_probe_open_seconds", "Age of the oldest probe that a server does not answer with yet")
+PROBE_SEEN = Counter("aif_probes_seen_total", "Probes that every server has answered with")
+CLOCK_AHEAD = Gauge(
+    "aif_producer_clock_ahead_seconds", "Event time beyond append time, over the last seconds", ["source"]
+)
 SERVED_AGE = Histogram("aif_served_age_seconds", "Median row age per answer", buckets=_LAG_BUCKETS_S)
 RANK_SECONDS = Histogram("aif_rank_seconds", "Rank request by stage", ["stage"], buckets=_STAGE_BUCKETS_S)
 RETRIEVAL_SECONDS = Histogram(
