@@ -35,7 +35,7 @@ class Mend(msgspec.Struct, frozen=True):
     """
 
     letter: int
-    line: msgspec.Raw | None = None
+    line: msgspec.Raw = msgspec.Raw(b"null")
     remove: str | None = None
     drop: bool = False
     event_time_ms: int | None = None
@@ -107,7 +107,7 @@ def _mended(letter: Letter, mend: Mend, limit_bytes: int) -> tuple[bytes, bytes 
             raise BadInput("only items are removed", field="remove")
         key = canonical_id(mend.remove, "remove").encode()
         return key, None, event_headers(EventType.ITEM_REMOVED, event_id, SOURCE, _time(letter, mend, None))
-    if mend.line is None or bytes(mend.line) == b"null":
+    if bytes(mend.line) == b"null":
         raise BadInput("says neither line nor remove nor drop", field="line")
     line = parse_line(kind, bytes(mend.line), limit_bytes)
     return line.key, line.value, event_headers(kind.type, event_id, SOURCE, _time(letter, mend, line.event_time_ms))
