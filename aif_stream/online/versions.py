@@ -53,6 +53,7 @@ class ActiveVersion:
         self._threads = threads
         self._changed = asyncio.Event()
         self._serving: Serving | None = None
+        self._loading: MirrorFeed | None = None
         self.feed: MirrorFeed | None = None
         self.problem = "reading the model versions"
 
@@ -78,7 +79,10 @@ class ActiveVersion:
 
     def reasons(self) -> list[str]:
         """Why this server is not ready; empty when it is."""
-        return [] if self._serving is not None else [self.problem]
+        if self._serving is not None:
+            return []
+        detail = self._loading.problem if self._loading is not None else ""
+        return [f"{self.problem}: {detail}" if detail else self.problem]
 
     async def run(self) -> None:
         """Follow until cancelled. Raises ``IndexRefused`` when the first mirror does not fit, ``TopicError``."""
@@ -132,7 +136,7 @@ class ActiveVersion:
         feeding: asyncio.Task[None] | None = None
         if self._settings.join == "mirror":
             mirror = Mirror(model.layout, model.name, memory_mb=self._settings.mirror_memory_mb)
-            feed = MirrorFeed(self._settings, self._store, mirror)
+            feed = self._loading = MirrorFeed(self._settings, self._store, mirror)
             self.problem = f"loading the mirror of version {record.version}"
             feeding = feeds.create_task(feed.run(), name=f"mirror {record.version}")
             try:

@@ -108,6 +108,8 @@ async def test_kafka_down_answers_go_on_and_say_that_freshness_is_not_known(worl
             return bool(answer["degraded"] == ["freshness"])
 
         await eventually(says_so, what="answers say freshness")
+        status, problem = await client.post("/v1/events/items", {"item_id": "1", "category": "tea"})
+        assert (status, problem["status"]) == (503, 503)
         await world.broker.set_up()
 
         async def confirmed() -> bool:

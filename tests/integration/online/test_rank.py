@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
+import pytest
 
 from aif_stream.domain.history import unpack_history
 from aif_stream.domain.ids import key_of
@@ -12,7 +15,17 @@ from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, publish, running, same_items, topics
+from tests.online_builders import (
+    Client,
+    activate,
+    online_settings,
+    open_index,
+    publish,
+    running,
+    same_items,
+    topics,
+)
+from tests.stack import eventually
 
 PROFILE: dict[str, Any] = {"city": "oslo", "age": 31}
 
@@ -108,3 +121,44 @@ async def test_a_reused_user_side_is_older_than_a_new_click_and_its_age_is_told(
     assert not same_items(first, third)
     assert (first["freshness"]["age_ms"]["max"], third["freshness"]["age_ms"]["max"]) == (0, 0)
     assert second["freshness"]["age_ms"]["max"] > 0
+
+
+async def test_a_stop_lets_open_requests_end_and_takes_no_more(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(topics())
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path, retrieval_latency_ms=600.0)
+    model, items = small_version(), make_items(20)
+    async with open_index(settings, [model.name]) as index:
+        await index.put(model, items)
+        await publish(settings, items)
+        await activate(settings, model, 1)
+        async with running(retrieval_role, settings) as retrieval, aiohttp.ClientSession() as session:
+            serving = dataclasses.replace(settings, retrieval_urls=retrieval.url)
+            stop = asyncio.Event()
+            async with serve_role(serving, stop) as url:
+                client = Client(session, url)
+                await client.ready()
+                before = searches(await metrics(session, url))
+                asked = asyncio.create_task(client.rank("ann", k=20))
+
+                async def under_way() -> bool:
+                    return searches(await metrics(session, url)) > before
+
+                await eventually(under_way, what="the request is being answered")
+                stop.set()
+                answer = await asked
+            assert answer["coverage"]["scored"] == 20
+            with pytest.raises(aiohttp.ClientError):
+                await client.rank("ann")
+
+
+async def metrics(session: aiohttp.ClientSession, url: str) -> str:
+    async with session.get(f"{url}/metrics") as reply:
+        return await reply.text()
+
+
+def searches(text: str) -> float:
+    """Searches that retrieval (in this process too) has done; their answers still wait for its set latency."""
+    lines = [line for line in text.splitlines() if line.startswith("aif_retrieval_seconds_count")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
