@@ -21,12 +21,13 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 
 from aif_stream import clock
-from aif_stream.domain.events import decode_item
+from aif_stream.domain.events import ItemUpserted, decode_item
 from aif_stream.domain.order import Order
-from aif_stream.domain.row import Rows
-from aif_stream.errors import AifError
+from aif_stream.domain.row import Rows, empty_rows
+from aif_stream.errors import BadEvent
 from aif_stream.model.artefact import load
 from aif_stream.model.version import ModelVersion
+from aif_stream.nearline.backoff import Backoff
 
 _NICEST: Final = 19
 
@@ -55,15 +56,24 @@ class RowProcess:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     async def rows(self, artefact: Path, payloads: Sequence[bytes], orders: Sequence[Order]) -> Computed:
-        """Item side of N stored items under the version in ``artefact``. Raises ``ArtefactError``."""
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
+        """Item side of N stored items under the version in ``artefact``. Raises ``ArtefactError``.
+
+        A process that dies (the kernel's out-of-memory killer) is started again, later each time: a rebuild
+        must not take the live lanes down with it.
+        """
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, _compute, artefact, list(payloads), list(orders))
-        except BrokenProcessPool as error:
-            self._pool = None
-            raise AifError("the rebuild process died", mend="look for the kernel's out-of-memory killer") from error
+        backoff = Backoff("the rebuild process")
+        while True:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
+            try:
+                computed = await loop.run_in_executor(self._pool, _compute, artefact, list(payloads), list(orders))
+            except BrokenProcessPool as error:
+                self._pool = None
+                await backoff.pause(error)
+            else:
+                backoff.done()
+                return computed
 
 
 def _begin() -> None:
@@ -86,6 +96,25 @@ def _model(artefact: Path) -> ModelVersion:
 def _compute(artefact: Path, payloads: list[bytes], orders: list[Order]) -> Computed:
     model = _model(artefact)
     packed = np.array(orders, dtype=np.uint64).reshape(-1, 2)
-    items = [decode_item(payload) for payload in payloads]
-    rows, problems = model.item_rows(items, packed[:, 0], packed[:, 1], clock.now_ms())
+    items, at = _decodable(payloads)
+    rows = empty_rows(model.layout, len(payloads))
+    computed_ms = clock.now_ms()
+    rows["event_time_ms"], rows["offset"], rows["computed_ms"] = packed[:, 0], packed[:, 1], computed_ms
+    some, problems = model.item_rows(items, packed[at, 0], packed[at, 1], computed_ms)
+    rows[at] = some
+    if len(at) < len(payloads):
+        problems["unreadable"] += len(payloads) - len(at)
     return Computed(rows, dict(problems))
+
+
+def _decodable(payloads: Sequence[bytes]) -> tuple[list[ItemUpserted], list[int]]:
+    """Stored items were decoded once; a later program may be stricter. Those get an invalid row."""
+    items: list[ItemUpserted] = []
+    at: list[int] = []
+    for i, payload in enumerate(payloads):
+        try:
+            items.append(decode_item(payload))
+        except BadEvent:
+            continue
+        at.append(i)
+    return items, at

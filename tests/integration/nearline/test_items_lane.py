@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from aif_stream.index.changelog import decode_head, decode_rows
 from aif_stream.index.keys import Buckets
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import BUCKETS, T0_MS, Stack, all_topics, item_line, nearline_settings, open_stack, worker
+from tests.stack import eventually
 
 
 async def test_an_item_update_becomes_the_rows_of_the_live_version(stack: Stack, tmp_path: Path) -> None:
@@ -145,3 +147,39 @@ async def test_the_lane_waits_for_a_redis_that_is_away_and_goes_on(
             await stack.put.item("2", T0_MS)
             await server.start()
             await stack.has("2", T0_MS)
+
+
+async def test_a_worker_that_is_stopped_while_redis_is_away_ends_and_its_successor_repeats_the_events(
+    embedded_broker: BrokerFactory, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(all_topics())
+    async with EmbeddedRedis() as server:
+        settings = nearline_settings(broker.bootstrap, server.url, tmp_path)
+        async with open_stack(settings) as stack:
+            async with worker(settings) as running:
+                await server.stop()
+                await stack.put.item("1", T0_MS)
+                lane = running.lanes[0]
+
+                async def waits() -> bool:
+                    return lane.lag_ms > 200
+
+                await eventually(waits, what="the lane holds the event back")
+            await server.start()
+            async with worker(settings):
+                await stack.has("1", T0_MS)
+
+
+async def test_the_lane_goes_on_after_an_outage_of_kafka(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(all_topics())
+    settings = nearline_settings(broker.bootstrap, redis_url, tmp_path)
+    async with worker(settings), open_stack(settings) as stack:
+        await stack.put.item("1", T0_MS)
+        await stack.has("1", T0_MS)
+        await broker.set_down()
+        sending = asyncio.create_task(stack.put.item("2", T0_MS))
+        await broker.set_up()
+        await sending
+        await stack.has("2", T0_MS)
