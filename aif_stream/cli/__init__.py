@@ -20,6 +20,7 @@ VERBS: Final = {
     "up": "up",
     "publish": "publish",
     "rank": "rank",
+    "lag": "lag",
     "topics": "topics",
     "model": "model",
     "dlq": "dlq",
@@ -28,6 +29,7 @@ VERBS: Final = {
     "nearline": "nearline",
     "serve": "serve",
     "retrieval": "retrieval",
+    "monitor": "monitor",
     "config": "config",
 }
 

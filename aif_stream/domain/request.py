@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from aif_stream.domain.events import Id
+from aif_stream.domain.freshness import PROBE_ITEM
 from aif_stream.domain.ids import canonical_id
 from aif_stream.errors import BadInput
 
@@ -26,6 +27,11 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def user(self) -> str:
         return canonical_id(self.user_id, "user_id")
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this is the watch's own request: answered like any other, counted and logged nowhere."""
+        return self.candidates == [PROBE_ITEM]
 
 
 class RankedItem(msgspec.Struct, frozen=True):
@@ -48,10 +54,12 @@ class AgeMs(msgspec.Struct, frozen=True):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """Ages of the rows used (now − compute time) and how many the age policy marked stale."""
+    """Ages of the rows used (now − compute time), how many the age policy marked stale, and the newest event among
+    them (ms, 0 without rows)."""
 
     age_ms: AgeMs
     stale: int
+    newest_event_ms: int
 
 
 class Timings(msgspec.Struct, frozen=True):

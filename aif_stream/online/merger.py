@@ -21,6 +21,7 @@ from typing import Final
 
 from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
 from aif_stream.domain.candidates import Candidates, id_of, keys_and_names
+from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest, Timings
 from aif_stream.domain.request_log import AnsweredRequest
@@ -131,6 +132,8 @@ class Merger:
         if run.failure is not None and not run.parts:
             raise run.failure
         answer = await self._answer(run)
+        if request.is_probe:
+            return answer
         if not any(reason.startswith("deadline") for reason in run.degraded):
             self._reserve.observe(monotonic_s() - max(run.user_s.end_s, run.retrieval_s.end_s))
         self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
@@ -150,7 +153,7 @@ class Merger:
 
         def convert() -> tuple[Keys, dict[int, str]]:
             keys, names = keys_and_names([canonical_id(item, "candidates") for item in given])
-            return distinct(keys), names
+            return distinct(keys if run.request.is_probe else _without_probe(keys)), names
 
         keys, run.names = await self._threads.run(convert)
         run.pool.size = int(keys.size)
@@ -181,6 +184,7 @@ class Merger:
         except UpstreamError as error:
             run.short_of(f"retrieval:{channel}")
             return error
+        found = Candidates(found.channel, _without_probe(found.keys), found.names)
         run.names.update(found.names)
         if channel == self._retrieval.channels[-1] and found.keys.size:
             self._last = found  # the filler knows everybody: what is answered when nobody answers us
@@ -247,10 +251,17 @@ class Merger:
             freshness=Freshness(
                 age_ms=AgeMs(p50=ranked.age_p50_ms, max=max(ranked.age_max_ms, user_age_ms)),
                 stale=sum(part.stale for part in run.parts),
+                newest_event_ms=ranked.newest_event_ms,
             ),
             degraded=run.degraded,
             timings_ms=_timings(run),
         )
+
+
+def _without_probe(keys: Keys) -> Keys:
+    """The watch's own item is ranked alone (``RankRequest.is_probe``) or not at all."""
+    others = keys != PROBE_KEY
+    return keys if others.all() else keys[others]
 
 
 def _items(ranked: Ranked, names: dict[int, str]) -> list[RankedItem]:

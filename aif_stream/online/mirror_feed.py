@@ -40,6 +40,7 @@ class _Tap:
         self._lag_ms = lag_ms
         self._lost: Lost | None = None
         self._handed_over: list[Record] = []
+        self.applied: dict[int, int] = {}
 
     def _on_lost(self, lost: Lost) -> None:
         self._lost = lost
@@ -50,6 +51,7 @@ class _Tap:
         return await self.reader.end_offsets()
 
     def seek(self, offsets: Mapping[int, int]) -> None:
+        self.applied = dict(offsets)
         self.reader.seek(offsets)
 
     async def caught_up(self, ends: Mapping[int, int]) -> bool:
@@ -66,6 +68,7 @@ class _Tap:
     def _note_lag(self) -> None:
         now = now_ms()
         for record in self._handed_over:
+            self.applied[record.partition] = record.offset + 1
             with suppress(BadEvent):
                 head = decode_head(record.headers)
                 if head.lane == LIVE:
@@ -84,6 +87,12 @@ class MirrorFeed:
         self.refused: IndexRefused | None = None
         self.lag_ms = Window()
         self._true_at_s = monotonic_s()
+        self._tap: _Tap | None = None
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """Per partition of the change log, the offset after the last record that is applied."""
+        return dict(self._tap.applied) if self._tap is not None else {}
 
     @property
     def confirmed_age_s(self) -> float:
@@ -97,7 +106,7 @@ class MirrorFeed:
         """
         while self.refused is None:
             try:
-                tap = _Tap(self._settings, self.lag_ms)
+                tap = self._tap = _Tap(self._settings, self.lag_ms)
                 async with tap.reader, asyncio.TaskGroup() as tasks:
                     beside = (
                         tasks.create_task(self._confirm(tap.reader), name="mirror-confirm"),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aif_stream.bus.request_log import RequestLogWriter
@@ -13,6 +14,7 @@ from aif_stream.errors import IndexUnavailable
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
+from aif_stream.index.leases import SERVE, keep_lease
 from aif_stream.index.store import N2OStore
 from aif_stream.online.breaker import Breaker
 from aif_stream.online.executor import ComputeThreads
@@ -69,6 +71,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         following = tasks.create_task(active.run(), name="versions")
         serving = tasks.create_task(serve_http(server.app, bound, ended), name="http")
         relay = tasks.create_task(_relay(stop, ended), name="stop")
+        lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address_of(bound))), name="lease")
         log.info(kv("serve.listening", address=address_of(bound), join=settings.join))
         try:
             yield address_of(bound)
@@ -77,6 +80,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             relay.cancel()
             await asyncio.wait([serving])
             following.cancel()
+            lease.cancel()
             log.info(kv("serve.stopped", answered=server.requests.answered))
 
 
@@ -127,6 +131,12 @@ class _Status:
             "problem": self._active.problem,
         }
 
+    def lease(self, url: str) -> dict[str, Any]:
+        """What the lease says: where to ask, which version must stay in Redis, how large the mirror is."""
+        feed, serving = self._active.feed, self._active.serving
+        rows = None if feed is None else len(feed.mirror)
+        return {"url": url, "version": None if serving is None else serving.name, "rows": rows}
+
     def view(self) -> dict[str, Any]:
         feed = self._active.feed
         mirror = None
@@ -135,6 +145,7 @@ class _Status:
                 "rows": len(feed.mirror),
                 "memory_mb": round(feed.mirror.nbytes / 2**20, 1),
                 "applied_age_s": round(feed.confirmed_age_s, 3),
+                "positions": {str(number): offset for number, offset in feed.positions.items()},
                 "problem": feed.problem,
             }
         return {

@@ -69,27 +69,29 @@ def score_part(model: ModelVersion, user: UserSide, part: Part, due_s: float) ->
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Keys (k) and scores (k), best first; how many were scored; ages of the scored rows in ms (p50, max)."""
+    """Keys (k) and scores (k), best first; how many were scored; ages of the scored rows in ms (p50, max); the newest
+    event time among the parts' rows."""
 
     keys: list[int]
     scores: list[float]
     scored: int
     age_p50_ms: float
     age_max_ms: float
+    newest_event_ms: int
 
 
 def rank(parts: list[Part], k: int, now_ms: int) -> Ranked:
     """Top k of all parts; equal scores in the order of their keys. Age: now − the time the row was computed."""
     parts = [part for part in parts if part.keys.size]
     if not parts:
-        return Ranked([], [], 0, 0.0, 0.0)
+        return Ranked([], [], 0, 0.0, 0.0, 0)
     keys = np.concatenate([part.keys for part in parts])
     scores = np.concatenate([part.scores for part in parts])
     computed = np.concatenate([part.rows["computed_ms"] for part in parts])
     finite = np.isfinite(scores)
     scored = int(finite.sum())
     if not scored:
-        return Ranked([], [], 0, 0.0, 0.0)
+        return Ranked([], [], 0, 0.0, 0.0, 0)
     if scored < keys.size:
         keys, scores, computed = keys[finite], scores[finite], computed[finite]
     ages = np.maximum(now_ms - computed.astype(np.int64), 0)
@@ -98,4 +100,6 @@ def rank(parts: list[Part], k: int, now_ms: int) -> Ranked:
         kept = scores >= cut
         keys, scores = keys[kept], scores[kept]
     best = np.lexsort((keys, -scores))[:k]
-    return Ranked(keys[best].tolist(), scores[best].tolist(), scored, float(np.median(ages)), float(ages.max()))
+    newest = max(int(part.rows["event_time_ms"].max()) for part in parts)
+    age_p50_ms, age_max_ms = float(np.median(ages)), float(ages.max())
+    return Ranked(keys[best].tolist(), scores[best].tolist(), scored, age_p50_ms, age_max_ms, newest)

@@ -72,19 +72,23 @@ class RankServer:
         )
 
     async def _rank(self, request: Request) -> Response:
+        probe = False
         try:
             asked = _decoded(await read_body(request, self._settings.max_body_bytes))
+            probe = asked.is_probe
             check_limits(asked, self._settings)
             answer = await self._ranks.rank(asked)
         except AifError as error:
             reply = problem_of(error)
-            self.requests.status(reply.status_code)
+            if not probe:
+                self.requests.status(reply.status_code)
             return reply
         except HTTPException as error:
             self.requests.status(error.status_code)
             raise
-        self.requests.answer(answer)
-        _log(answer)
+        if not probe:
+            self.requests.answer(answer)
+            _log(answer)
         return Response(_ENCODER.encode(answer), media_type="application/json")
 
     async def _items(self, request: Request) -> Response:

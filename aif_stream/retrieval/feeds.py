@@ -18,6 +18,7 @@ from aif_stream.bus.events import BehaviorEvent, ItemEvent, behavior_from_record
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES
 from aif_stream.clock import elapsed_ms, monotonic_s
+from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.history import enters_history
 from aif_stream.errors import BadInput, BusUnavailable
 from aif_stream.retrieval.catalogue import Catalogue
@@ -131,7 +132,8 @@ class Feeds:
                 events.append(item_from_record(record, self._settings.max_ahead_ms))
             except BadInput as error:
                 _skipped(record, error)
-        self.catalogue.apply_items(events)
+        # The probe of `aif monitor` is an item for everybody but for those who look for items.
+        self.catalogue.apply_items([event for event in events if event.key != PROBE_KEY])
         if not self.behind:
             self.neighbours.refresh()
 

@@ -1,0 +1,1 @@
+"""The watch: how long until an update matters, and who stands still."""

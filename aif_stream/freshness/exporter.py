@@ -1,0 +1,60 @@
+"""A report as metrics: lag under our names and under those of other exporters, watermarks, status, mirrors, clocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import Gauge
+
+from aif_stream.bus.groups import LIVE_GROUPS
+from aif_stream.domain.freshness import Status
+from aif_stream.freshness.report import LagReport
+from aif_stream.telemetry import (
+    CLOCK_AHEAD,
+    CONSUMER_LAG,
+    CONSUMER_STATUS,
+    GROUP_LAG,
+    GROUP_LAG_SECONDS,
+    MIRROR_AGE,
+    WATERMARK_AGE,
+)
+
+OVERALL: Final = "all"
+"""``partition`` label of the watermark over everything."""
+_NUMBERS: Final = {status: number for number, status in enumerate(Status)}
+
+
+class Exporter:
+    """``show`` sets every gauge; series of servers and sources that are no longer there end."""
+
+    def __init__(self) -> None:
+        self._shown: dict[Gauge, set[str]] = {MIRROR_AGE: set(), CLOCK_AHEAD: set()}
+
+    def show(self, report: LagReport) -> None:
+        for part in report.partitions:
+            where = (part.group, part.topic, str(part.partition))
+            age_s = _number(part.lag_s)
+            CONSUMER_LAG.labels(*where).set(part.lag_records)
+            GROUP_LAG.labels(*where).set(part.lag_records)
+            GROUP_LAG_SECONDS.labels(*where).set(age_s)
+            CONSUMER_STATUS.labels(*where).set(_NUMBERS[part.status])
+            if part.group in LIVE_GROUPS:
+                WATERMARK_AGE.labels(f"{part.topic}-{part.partition}").set(age_s)
+        WATERMARK_AGE.labels(OVERALL).set(_number(report.watermark_age_s))
+        ages = {mirror.server: mirror.applied_age_s for mirror in report.mirrors if mirror.rows is not None}
+        self._show(MIRROR_AGE, ages)
+        self._show(CLOCK_AHEAD, {source.source: source.ahead_s for source in report.sources})
+
+    def _show(self, gauge: Gauge, values: Mapping[str, float | None]) -> None:
+        for gone in self._shown[gauge] - values.keys():
+            gauge.remove(gone)
+        self._shown[gauge] = set(values)
+        for name, value in values.items():
+            gauge.labels(name).set(_number(value))
+
+
+def _number(value: float | None) -> float:
+    """Not known is not 0."""
+    return math.nan if value is None else value
