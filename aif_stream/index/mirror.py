@@ -186,7 +186,9 @@ class Mirror:
         if self.caught_up and head.lane == LIVE:
             observe, now = FRESHNESS_LAG.labels("mirror").observe, now_ms()
             for event_time_ms in rows["event_time_ms"][kept].tolist():
-                observe(max(0, now - event_time_ms) / 1000)
+                # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
+                ahead = event_time_ms > head.stamps.committed_ms
+                observe(max(0, now - (head.stamps.appended_ms if ahead else event_time_ms)) / 1000)
 
 
 class View:

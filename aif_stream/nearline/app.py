@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from aif_stream import clock, web
@@ -29,6 +30,7 @@ from aif_stream.errors import IndexRefused
 from aif_stream.index.connection import Redis, check_server, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
+from aif_stream.index.leases import NEARLINE, keep_lease
 from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
@@ -69,6 +71,20 @@ class Nearline:
         finally:
             records = {lane.name: lane.done_records for lane in self.lanes}
             log.info(kv("nearline.stopped", up_s=clock.monotonic_s() - since_s, **records))
+
+    def facts(self, url: str) -> dict[str, Any]:
+        """What the worker's lease says: where it listens, what it holds, and how its producers' clocks stand."""
+        now_s = clock.monotonic_s()
+        heard = [found for lane in self.lanes for found in lane.clocks.read(now_s)]
+        clocks = {found.source: found for found in sorted(heard, key=lambda found: found.ahead_s)}  # the worse one
+        return {
+            "url": url,
+            "groups": {lane.group: lane.partitions for lane in self.lanes},
+            "sources": {
+                name: {"ahead_s": found.ahead_s, "delay_s": found.delay_s, "skewed": found.skewed}
+                for name, found in clocks.items()
+            },
+        }
 
     def reasons(self) -> list[str]:
         """Why the worker is not ready: lanes that have not joined their group yet."""
@@ -195,7 +211,12 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
             _spare_the_collector()
             running.append(nearline)
             health.started = True
-            await nearline.run(stop)
+            lease = asyncio.create_task(keep_lease(settings, NEARLINE, partial(nearline.facts, web.address_of(bound))))
+            try:
+                await nearline.run(stop)
+            finally:
+                lease.cancel()
+                await asyncio.gather(lease, return_exceptions=True)
     finally:
         ended.set()
         await serving

@@ -15,6 +15,7 @@ from aif_stream.bus.events import ItemEvent, event_headers, item_from_record
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.events import EventType, ItemUpserted
+from aif_stream.domain.freshness import began_ms
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows, empty_rows
 from aif_stream.errors import VersionMissing
@@ -115,7 +116,7 @@ class ItemsWork:
         written = WriteStatus.WRITTEN
         again = prepared.again
         times = [
-            write.order.event_time_ms
+            began_ms(write.order.event_time_ms, prepared.newest[i].taken.record.timestamp)
             for i, (write, result) in enumerate(zip(prepared.writes, results, strict=True))
             if result.status is written and i not in again
         ]

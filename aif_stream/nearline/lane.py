@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 from aif_stream import clock
 from aif_stream.bus.consumer import GroupConsumer, Lost, Partition, Record
 from aif_stream.bus.dead_letters import DeadLetters
+from aif_stream.domain.freshness import SourceClocks
 from aif_stream.errors import (
     AifError,
     BadEvent,
@@ -32,6 +33,7 @@ from aif_stream.errors import (
 )
 from aif_stream.nearline.backoff import Backoff
 from aif_stream.nearline.commits import Commits
+from aif_stream.nearline.freshness import note_clocks
 from aif_stream.nearline.positions import Claim, Marks, Positions, Span
 from aif_stream.nearline.work import Poison, Taken, Work, Written
 from aif_stream.settings import Settings
@@ -72,6 +74,7 @@ class Lane(Generic[E, P]):
         self.group = group
         self.topic = topic
         self.done_records = 0
+        self.clocks = SourceClocks()
         self._settings = settings
         self._work = work
         self._marks = marks
@@ -121,6 +124,11 @@ class Lane(Generic[E, P]):
         return self._consumer is not None and self._positions is not None and not self._positions.unplaced
 
     @property
+    def partitions(self) -> list[int]:
+        """Numbers of the partitions that are this lane's now."""
+        return sorted(claim.partition.number for claim in self._claims())
+
+    @property
     def lag_ms(self) -> float:
         """Time since the append of the oldest record that is taken and not done; 0 when there is none."""
         return max(0.0, clock.now_ms() - self._waiting_ms[0]) if self._waiting_ms else 0.0
@@ -136,10 +144,13 @@ class Lane(Generic[E, P]):
         self._reported = numbers
         if self._consumer is None or not claims:
             return
+        asked_ms = clock.now_ms()
         ends = await self._consumer.end_offsets([claim.partition for claim in claims])
         now_ms = clock.now_ms()
         for claim in claims:
             left = max(0, ends.get(claim.partition, 0) - claim.settled)
+            if not left:  # whatever was appended before the question is done; a quiet hour does not age the watermark
+                claim.append_time_ms = max(claim.append_time_ms, asked_ms)
             where = str(claim.partition.number)
             CONSUMER_LAG.labels(self.group, self.topic, where).set(left)
             age_s = (now_ms - claim.append_time_ms) / 1000 if left and claim.append_time_ms else 0.0
@@ -204,6 +215,7 @@ class Lane(Generic[E, P]):
                 batch.append(Taken(record, decode(record)))
             except BadEvent as error:
                 poison.append(Poison(record, error.reason, str(error)))
+        note_clocks(self.clocks, records)
         return batch, poison
 
     async def _flight(self, prepared: P, poison: Sequence[Poison], spans: Sequence[Span], count: int) -> None:

@@ -12,6 +12,7 @@ from aif_stream.bus.events import BehaviorEvent, UserEvent, behavior_from_record
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import USER_UPDATES
 from aif_stream.domain.events import EventType
+from aif_stream.domain.freshness import began_ms
 from aif_stream.domain.history import enters_history, entry_bytes
 from aif_stream.domain.order import HEADER_BYTES, Order
 from aif_stream.index.connection import Redis
@@ -58,7 +59,7 @@ class UsersWork:
         results = await self._histories.write_profiles([ProfileWrite(e.key, e.order, e.payload) for e in events])
         seen_in_redis(
             [
-                held.taken.event.order.event_time_ms
+                began_ms(held.taken.event.order.event_time_ms, held.taken.record.timestamp)
                 for held, result in zip(prepared, results, strict=True)
                 if result.status is WriteStatus.WRITTEN and not published_again(held.taken.record)
             ],
@@ -100,21 +101,22 @@ class BehaviorsWork:
     def decode(self, record: Record) -> BehaviorEvent:
         return behavior_from_record(record, self._max_ahead_ms)
 
-    async def prepare(self, batch: Sequence[Taken[BehaviorEvent]]) -> list[BehaviorEvent]:
+    async def prepare(self, batch: Sequence[Taken[BehaviorEvent]]) -> list[Taken[BehaviorEvent]]:
         """Exposures never enter a history."""
-        kept = [taken.event for taken in batch if enters_history(taken.event.behavior.kind)]
+        kept = [taken for taken in batch if enters_history(taken.event.behavior.kind)]
         EVENTS_SKIPPED.labels(self.name, "exposure").inc(len(batch) - len(kept))
         return kept
 
-    async def write(self, prepared: Sequence[BehaviorEvent]) -> Written:
+    async def write(self, prepared: Sequence[Taken[BehaviorEvent]]) -> Written:
         if not prepared:
             return Written()
         entries: dict[int, bytes] = {}
-        for event in prepared:
+        for _, event in prepared:
             entry = entry_bytes(event.item_key, event.behavior.kind, event.event_time_ms)
             entries[event.user_key] = entries.get(event.user_key, b"") + entry
         await self._histories.append(entries)
-        seen_in_redis([event.event_time_ms for event in prepared], clock.now_ms())
+        began = [began_ms(event.event_time_ms, record.timestamp) for record, event in prepared]
+        seen_in_redis(began, clock.now_ms())
         return Written()
 
     async def restore(self) -> None:
