@@ -217,3 +217,16 @@ async def test_a_redis_that_hangs_costs_its_share_of_the_deadline_and_then_nothi
             return (await client.rank("ann", candidates=IDS))["degraded"] == []
 
         await eventually(recovered, what="Redis is used again")
+
+
+async def test_an_upstream_that_is_gone_is_followed_by_the_next_one(world: World) -> None:
+    await publish(world.settings, make_items(40))
+    async with running(retrieval_role, world.settings) as retrieval:
+        settings = dataclasses.replace(world.settings, retrieval_urls=f"http://127.0.0.1:9, {retrieval.url}/")
+        async with running(serve_role, settings) as client:
+            for _ in range(12):
+                answer = await client.rank("ann", k=40)
+                assert (answer["degraded"], answer["coverage"]["scored"]) == ([], 40)
+            _, status = await client.get("/v1/status")
+    assert status["retrieval"]["http://127.0.0.1:9 popular"] in ("open", "trying")
+    assert status["retrieval"][f"{retrieval.url} popular"] == "closed"
