@@ -1,4 +1,4 @@
-"""``aif model``: publish, list, status, activate, rollback."""
+"""``aif model``: publish, list, status, activate, rollback, retire."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from aif_stream.settings import Settings
 
 @click.group()
 def model() -> None:
-    """Model versions: publish, list, status, activate, rollback."""
+    """Model versions: publish, list, status, activate, rollback, retire."""
 
 
 @model.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--wait", is_flag=True, help="return when every row is rebuilt and the version is ready")
 @click.option("--activate", is_flag=True, help="wait, then let this version answer")
+@click.option("--resume", is_flag=True, help="take up a roll-out of this artefact that was broken off")
 @click.option("--json", "as_json", is_flag=True, help="the version's record as JSON")
 @with_settings
-def publish(settings: Settings, directory: Path, wait: bool, activate: bool, as_json: bool) -> None:
+def publish(settings: Settings, directory: Path, wait: bool, activate: bool, resume: bool, as_json: bool) -> None:
     """Publish the artefact in DIRECTORY as a new version and rebuild the rows for it.
 
-    Publishing the same artefact again takes up a roll-out that was broken off.
+    A version is published once; --resume goes on where a roll-out of the same artefact was broken off.
     """
     from aif_stream.nearline.rollout import Progress as Rebuilt
     from aif_stream.nearline.rollout import publish_version
@@ -43,7 +44,9 @@ def publish(settings: Settings, directory: Path, wait: bool, activate: bool, as_
                 task, visible=True, completed=done.done, total=done.total, rate=f"{done.items_per_s:,.0f} items/s"
             )
 
-        record = run_async(publish_version(settings, directory, wait=wait, activate=activate, on_progress=show))
+        record = run_async(
+            publish_version(settings, directory, wait=wait, activate=activate, resume=resume, on_progress=show)
+        )
     _say(as_json, {"version": record.version, "state": record.state.value, "artefact": record.artefact})
 
 
@@ -60,15 +63,43 @@ def list_versions(settings: Settings, as_json: bool) -> None:
 
 
 @model.command()
-@click.option("--json", "as_json", is_flag=True, help="one JSON array on stdout")
+@click.option("--watch", is_flag=True, help="follow the rebuilds until none is left, with rate and time to go")
+@click.option("--json", "as_json", is_flag=True, help="one JSON array on stdout (with --watch one line per second)")
 @with_settings
-def status(settings: Settings, as_json: bool) -> None:
+def status(settings: Settings, watch: bool, as_json: bool) -> None:
     """The versions with the progress of their rebuild."""
+    from aif_stream.cli.model_watch import watch_rebuilds
+
+    if watch:
+        run_async(watch_rebuilds(settings, _versions, as_json))
+        return
     found = run_async(_versions(settings))
     if as_json:
         click.echo(orjson.dumps(found).decode())
         return
     _table(found, ("version", "state", "coverage", "rebuild"))
+
+
+@model.command()
+@click.argument("version")
+@click.option("--orphan", is_flag=True, help="VERSION has no record: remove the rows that `aif doctor` found")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+@with_settings
+def retire(settings: Settings, version: str, orphan: bool, as_json: bool) -> None:
+    """Retire VERSION for good: nobody writes its rows any more, and their memory is freed.
+
+    Refused while it is active or a server still holds it. Its name cannot be published again; its artefact stays on
+    disk. May be repeated when it was broken off.
+    """
+    from aif_stream.nearline.retirement import retire_version
+
+    done = run_async(retire_version(settings, version, orphan=orphan))
+    if as_json:
+        click.echo(orjson.dumps({"version": version, "state": "retired", "rows": done.rows}).decode())
+        return
+    click.echo(f"{version} {'was retired before' if done.again else 'is retired'}, {done.rows:,} rows freed")
+    if done.record is not None:
+        click.echo(f"its artefact stays: {done.record.artefact}")
 
 
 @model.command()
@@ -94,7 +125,7 @@ def rollback(settings: Settings) -> None:
 
 async def _versions(settings: Settings) -> list[dict[str, Any]]:
     from aif_stream.bus.versions import read_versions
-    from aif_stream.nearline.rollout import rebuild_status
+    from aif_stream.nearline.rollout import coverage, rebuild_status
 
     book = await read_versions(settings)
     found: list[dict[str, Any]] = []
@@ -104,11 +135,12 @@ async def _versions(settings: Settings) -> list[dict[str, Any]]:
             {
                 "version": record.version,
                 "state": book.state_of(record.version).value,
-                "coverage": done.done / done.total if done.total else 0.0,
+                "coverage": await coverage(settings, record.version),
                 "created_ms": record.created_ms,
                 "rebuild": {
                     "done": done.done,
                     "total": done.total,
+                    "items": done.items,
                     "items_per_s": done.items_per_s,
                     "eta_s": done.eta_s,
                 },

@@ -7,7 +7,7 @@
     {u:<user key, hex>}:p    string  order header (16 bytes) + the producer's JSON
     aif:mark:<c>:<t>:<p>     string  next offset of a topic's partition whose effects are in this Redis
     aif:layout               string  bucket count and format of this deployment
-    aif:rebuild:<v>          hash  finished bucket -> its items; 7 days, as long as the topic keeps the tasks
+    aif:rebuild:<v>          hash  finished bucket -> its items, of a version's last rebuild
     aif:lease:<r>:<id>       string  a process of role <r> was alive; expires some beats after its last one
     aif:leases:<r>           hash  process -> what it said last; the reader forgets those silent for an hour
 

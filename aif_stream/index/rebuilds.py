@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from aif_stream.index.connection import Redis
 from aif_stream.index.keys import rebuild_key
-from aif_stream.index.refusals import checked
-from aif_stream.index.wire import pack
-
-# As long as the topic keeps the tasks: a tally never outlives what could still fill it.
-KEEP_S: Final = 7 * 24 * 3600
 
 
 class Tally(NamedTuple):
@@ -38,9 +33,7 @@ class RebuildTally:
 
     async def finish(self, version: str, bucket: int, items: int) -> None:
         """Note a bucket as done, with the number of its items."""
-        key = rebuild_key(version)
-        commands = [pack("HSET", key, bucket, items), pack("EXPIRE", key, KEEP_S)]
-        checked(await self._redis.execute(commands, [key, key]))
+        await self._redis.call("HSET", rebuild_key(version), bucket, items)
 
     async def read(self, version: str) -> Tally:
         flat = await self._redis.call("HGETALL", rebuild_key(version))

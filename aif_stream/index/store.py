@@ -126,6 +126,11 @@ class N2OStore:
         places = [rows_key(bucket, version) for bucket in range(self.buckets.count)]
         return sum(checked(await self._redis.execute([pack("HLEN", place) for place in places], places)))
 
+    async def count_items(self) -> int:
+        """Items over all buckets, removed ones too."""
+        places = [items_key(bucket) for bucket in range(self.buckets.count)]
+        return sum(checked(await self._redis.execute([pack("HLEN", place) for place in places], places)))
+
     async def read_rows(self, version: str, layout: RowLayout, keys: Keys) -> tuple[Rows, reading.Found]:
         """Rows of candidates: keys u64 (B) -> Rows (B), found bool (B). Unknown and removed items: not found, zeros
         (a removed one keeps its prefix). One round trip. Raises ``IndexRefused`` for rows of another layout."""

@@ -227,6 +227,14 @@ async def rebuild_status(settings: Settings, version: str) -> Progress:
         return Progress(len(tally.done), tally.total, tally.items, 0.0, None)
 
 
+async def coverage(settings: Settings, version: str) -> float:
+    """Share of the known items (removed ones too) that have a row of this version; 1 while there are no items."""
+    async with open_redis(settings) as redis:
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        items = await store.count_items()
+        return min(1.0, await store.count_rows(version) / items) if items else 1.0
+
+
 def install(artefact: Path, home: Path) -> Path:
     """Copy an artefact to where every role reads it, whole or not at all. Repeatable for the same artefact.
 
