@@ -6,6 +6,7 @@ compare orders inside Redis, per bucket, atomically.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
@@ -150,10 +151,20 @@ class N2OStore:
         replies = checked(await self._redis.execute([pack("SMEMBERS", place) for place in places], places))
         return {name.decode() for names in replies for name in names}
 
+    async def unlist_version(self, version: str) -> None:
+        """Take a version from every bucket's list: from the acknowledgement on nobody can write its rows."""
+        await self._each_bucket(lambda b: [(versions_key(b), pack("SREM", versions_key(b), version))])
+
     async def remove_version(self, version: str) -> None:
         """Unlist a version everywhere, then free its rows, in bounded steps and Redis' background thread."""
-        await self._each_bucket(lambda b: [(versions_key(b), pack("SREM", versions_key(b), version))])
+        await self.unlist_version(version)
         await self._each_bucket(lambda b: [(rows_key(b, version), pack("UNLINK", rows_key(b, version)))])
+
+    async def listings(self) -> dict[str, int]:
+        """Version -> number of buckets that list it."""
+        places = [versions_key(bucket) for bucket in range(self.buckets.count)]
+        replies = checked(await self._redis.execute([pack("SMEMBERS", place) for place in places], places))
+        return dict(Counter(name.decode() for names in replies for name in names))
 
     async def purge_tombstones(self, older_than_ms: int) -> int:
         """Forget removals written before ``older_than_ms`` (wall time): from then on an older event could revive

@@ -71,11 +71,12 @@ class Rollout:
         self._store = store
         self._tally = tally
 
-    async def publish(self, artefact: Path) -> VersionRecord:
+    async def publish(self, artefact: Path, *, resume: bool = True) -> VersionRecord:
         """Check and keep the artefact, announce it, list it in every bucket, give out the rebuild tasks.
 
         Returns the ``rebuilding`` record; a version that is ready or active already is returned as it is. Raises
-        ``ArtefactError``, and ``VersionError`` when the name is taken by another artefact or retired.
+        ``ArtefactError``, and ``VersionError`` when the name is taken by another artefact, retired, or (unless
+        ``resume``) published before.
         """
         model = await asyncio.to_thread(load, artefact)
         book = await bus_versions.read_versions(self._settings)
@@ -83,6 +84,8 @@ class Rollout:
         known = book.records.get(model.name)
         if known is not None:
             _check_same(known, digest)
+            if not resume:
+                raise _published_before(book, model.name)
             if known.state in (VersionState.READY, VersionState.ACTIVE):
                 return known
         home = await asyncio.to_thread(install, artefact, self._settings.models_dir / model.name)
@@ -120,6 +123,7 @@ class Rollout:
             if len(tally.done) != before:
                 before, changed_s = len(tally.done), now_s
             elif now_s - changed_s > _STALLED_S:
+                _unretired(await bus_versions.read_versions(self._settings), version)
                 log.warning(kv("rebuild.stalled", version=version, missing=len(tally.missing), action="tasks again"))
                 await self._give_out(version, tally.missing)
                 changed_s = now_s
@@ -127,20 +131,29 @@ class Rollout:
 
     async def finish(self, version: str) -> VersionRecord:
         """Say that a version is ready: every bucket is rebuilt."""
-        record = _known(await bus_versions.read_versions(self._settings), version)
+        record = _unretired(await bus_versions.read_versions(self._settings), version)
         if record.state in (VersionState.READY, VersionState.ACTIVE):
             return record
         return await self._announce(msgspec.structs.replace(record, state=VersionState.READY))
 
     async def activate(self, version: str) -> VersionRecord:
-        """Make a ready version the one that answers. Raises ``VersionError`` when it is not ready or another
-        activation won the race."""
+        """Make a ready version the one that answers; one whose every bucket is rebuilt is ready.
+
+        Raises ``VersionError`` when it is not, or another activation won the race.
+        """
         book = await bus_versions.read_versions(self._settings)
         record = _known(book, version)
         state = book.state_of(version)
         if book.active == version:
             return record
-        if state is not VersionState.READY:
+        if state is VersionState.REBUILDING:
+            tally = await self._tally.read(version)
+            if tally.missing:
+                raise VersionError(
+                    f"version {version} is rebuilding, not ready: {len(tally.done)} of {tally.total} buckets are done",
+                    mend="wait for it: aif model status --watch",
+                )
+        elif state is not VersionState.READY:
             raise VersionError(f"version {version} is {state.value}, not ready", mend="aif model status")
         active = msgspec.structs.replace(
             record, state=VersionState.ACTIVE, activation=book.activation + 1, replaces=book.active
@@ -188,11 +201,12 @@ async def publish_version(
     *,
     wait: bool = False,
     activate: bool = False,
+    resume: bool = True,
     on_progress: OnProgress = _ignore,
 ) -> VersionRecord:
     """Publish; with ``wait`` until every bucket is rebuilt and the version is ready; ``activate`` waits, too."""
     async with open_rollout(settings) as rollout:
-        record = await rollout.publish(artefact)
+        record = await rollout.publish(artefact, resume=resume)
         if record.state is VersionState.REBUILDING and (wait or activate):
             async for progress in rollout.progress(record.version):
                 on_progress(progress)
@@ -263,6 +277,22 @@ def _known(book: VersionBook, version: str) -> VersionRecord:
     if record is None:
         raise VersionError(f"version {version} is unknown", mend="aif model list")
     return record
+
+
+def _unretired(book: VersionBook, version: str) -> VersionRecord:
+    record = _known(book, version)
+    if record.state is VersionState.RETIRED:
+        raise VersionError(f"version {version} was retired meanwhile", mend="train under a new version name")
+    return record
+
+
+def _published_before(book: VersionBook, version: str) -> VersionError:
+    state = book.state_of(version)
+    mend = {
+        VersionState.READY: f"aif model activate {version}",
+        VersionState.ACTIVE: "it answers already; a new training needs a new version name",
+    }.get(state, "aif model publish --resume takes up a roll-out that was broken off")
+    return VersionError(f"version {version} was published before and is {state.value}", mend=mend)
 
 
 def _check_same(known: VersionRecord, digest: str) -> None:

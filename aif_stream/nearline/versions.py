@@ -56,10 +56,19 @@ class LoadedVersions:
             self._models = kept
 
     async def bring(self, names: frozenset[str]) -> bool:
-        """Try to have ``names`` loaded (Redis lists them); True when all are."""
-        if not names <= self._models.keys():
+        """Try to have ``names`` (Redis lists them) loaded or, the retired ones, unlisted; True when that is so.
+
+        A version is retired by its record first; should whoever retires it die before Redis has heard of it, every
+        live write would be refused for ever. So the first worker that is refused finishes the unlisting.
+        """
+        retired = {name for name in names if self.state(name) is VersionState.RETIRED}
+        for name in retired:
+            await self._store.unlist_version(name)
+            log.info(kv("version.unlisted", version=name))
+        wanted = names - retired
+        if not wanted <= self._models.keys():
             await self.follow(self._book)
-        return names <= self._models.keys()
+        return wanted <= self._models.keys()
 
     def state(self, name: str) -> VersionState | None:
         """What the topic says; None when it says nothing (yet)."""
