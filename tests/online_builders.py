@@ -48,7 +48,7 @@ def topics() -> dict[str, int]:
 
 def online_settings(bootstrap: str, redis_url: str, home: Path, **more: Any) -> Settings:
     """Settings of both roles on the test's servers; ports are free ones."""
-    patient = {"deadline_ms": 2_000.0, "retrieval_budget_ms": 1_500.0, **more}
+    patient = {"deadline_ms": 10_000.0, "retrieval_budget_ms": 5_000.0, **more}
     return dataclasses.replace(
         Settings(),
         home=home,

@@ -167,6 +167,8 @@ class Merger:
         if len(failed) == len(channels):
             run.short_of("retrieval")
             if self._last is None:
+                if channels and not run.deadline.left_s(run.reserve_s):
+                    return  # the client left no time to ask: an empty answer that says so
                 run.failure = failed[0] if failed else UpstreamError("AIF_RETRIEVAL_CHANNELS names no channel")
                 return
             run.names = self._last.names

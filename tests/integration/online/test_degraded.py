@@ -191,7 +191,7 @@ async def test_concurrent_requests_all_get_the_answer_that_each_would_get_alone(
     async with both_roles(world) as (client, _):
         users = ["ann", "nobody", "bob"]
         alone = {user: await client.rank(user, k=40) for user in users}
-        answers = await asyncio.gather(*(client.rank(users[i % 3], k=40) for i in range(60)))
+        answers = await asyncio.gather(*(client.rank(users[i % 3], k=40) for i in range(24)))
         for i, answer in enumerate(answers):
             assert same_items(answer, alone[users[i % 3]])
             assert answer["degraded"] == []
@@ -230,3 +230,11 @@ async def test_an_upstream_that_is_gone_is_followed_by_the_next_one(world: World
             _, status = await client.get("/v1/status")
     assert status["retrieval"]["http://127.0.0.1:9 popular"] in ("open", "trying")
     assert status["retrieval"][f"{retrieval.url} popular"] == "closed"
+
+
+async def test_a_deadline_too_short_to_ask_anybody_gives_an_empty_answer_that_says_so(world: World) -> None:
+    async with running(serve_role, world.settings) as client:
+        answer = await client.rank("ann", deadline_ms=0.01)
+    assert answer["items"] == []
+    assert answer["coverage"] == {"candidates": 0, "scored": 0, "recomputed": 0, "missing": 0}
+    assert "retrieval" in answer["degraded"]
