@@ -30,6 +30,7 @@ WINDOW_S: Final = 10.0
 STALL_AFTER_S: Final = 5.0
 # Hosts that keep time by NTP agree within a tenth of this. Less is not told from the broker's own error.
 SKEW_S: Final = 0.5
+_RATE_AFTER_S: Final = 1.0
 SKEW_WINDOW_S: Final = 10.0
 _MAX_SOURCES: Final = 64  # names are the producers' own; a hundred of them would be an id by mistake
 _OTHERS: Final = "(others)"
@@ -118,8 +119,8 @@ class Window:
 
     @property
     def rate_per_s(self) -> float:
-        """Records done per second over the window."""
-        if not self.covers_s:
+        """Records done per second over the window; 0 while it is too short to tell."""
+        if self.covers_s < _RATE_AFTER_S:
             return 0.0
         return (self.samples[-1].position - self.samples[0].position) / self.covers_s
 

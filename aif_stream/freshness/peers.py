@@ -25,7 +25,8 @@ from aif_stream.telemetry import kv
 log = logging.getLogger(__name__)
 
 # A process that answers does so within milliseconds; its collector or a full core may cost some hundred.
-_KNOCK_S: Final = 1.5
+_KNOCK_S: Final = 1.0
+_KNOCK_EVERY_S: Final = 2.0  # a look does not wait for every silent process anew
 # A dead process stays in the list this long, so that people see who has gone; then its lease is put away.
 _MOURN_S: Final = 60.0
 
@@ -50,6 +51,7 @@ class Peers:
         self._stack = AsyncExitStack()
         self._known: dict[str, list[Lease]] = {}
         self._tried_s = float("-inf")
+        self._knocks: dict[str, tuple[float, Presence]] = {}
         self.session: aiohttp.ClientSession
         self.problem = ""
 
@@ -98,13 +100,20 @@ class Peers:
     async def _look_at(self, role: str, lease: Lease) -> Peer:
         if lease.alive:
             return Peer(lease, Presence.LIVE)
-        presence = await self._knock(lease.url) if lease.url else Presence.GONE
+        presence = await self._knock_now_and_then(lease.url) if lease.url else Presence.GONE
         if presence is Presence.GONE and lease.silent_s > _MOURN_S and not self.problem:
             try:
                 await LeaseBook(await self._open()).drop(role, lease.id)
             except AifError as error:
                 log.debug("a lease stays: %s", error)
         return Peer(lease, presence)
+
+    async def _knock_now_and_then(self, url: str) -> Presence:
+        at_s, presence = self._knocks.get(url, (float("-inf"), Presence.UNKNOWN))
+        if monotonic_s() - at_s > _KNOCK_EVERY_S:
+            presence = await self._knock(url)
+            self._knocks[url] = monotonic_s(), presence
+        return presence
 
     async def _knock(self, url: str) -> Presence:
         """A stopped process still has its port: the kernel takes the connection, and nobody answers."""

@@ -87,6 +87,7 @@ class Probe:
 
     async def run(self) -> None:
         """Update every two seconds; each server has an asker of its own."""
+        PROBE_OPEN.set_function(lambda: self.open_s)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
@@ -120,7 +121,6 @@ class Probe:
                 await publisher.item(PROBE_ITEM, category=_CATEGORY, event_time_ms=event_ms)
             due_s = max(due_s + EVERY_S, monotonic_s())
             await asyncio.sleep(due_s - monotonic_s())
-            PROBE_OPEN.set(self.open_s)
 
     def _follow(self, servers: dict[str, Peer], tasks: asyncio.TaskGroup) -> None:
         """An asker for each server; a server that has gone is awaited no more."""

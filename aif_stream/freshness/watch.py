@@ -150,7 +150,7 @@ class Watcher:
             url=server.lease.url,
             rows=rows,
             applied_age_s=rounded(age_s),
-            version=status.get("model_version", server.facts.get("version")),
+            version=status.get("model_version", server.facts.get("model_version")),
             status=verdict.status,
             reason=verdict.reason.replace("consumer", "server") or str(mirror.get("problem") or ""),
         )

@@ -135,7 +135,7 @@ class _Status:
         """What the lease says: where to ask, which version must stay in Redis, how large the mirror is."""
         feed, serving = self._active.feed, self._active.serving
         rows = None if feed is None else len(feed.mirror)
-        return {"url": url, "version": None if serving is None else serving.name, "rows": rows}
+        return {"url": url, "model_version": None if serving is None else serving.name, "rows": rows}
 
     def view(self) -> dict[str, Any]:
         feed = self._active.feed
