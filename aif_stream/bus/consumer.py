@@ -12,12 +12,24 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from aif_stream.bus.connection import cluster_identity, kafka_errors, require_topics
 from aif_stream.bus.consuming import ConsumerBase, Lost, OnLost, OnPartitions, Partition, Record
+from aif_stream.bus.salvage import UNPARSEABLE, Unparseable
 from aif_stream.bus.topics import topic_name
 from aif_stream.errors import BusUnavailable
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
 
-__all__ = ["ConsumerBase", "GroupConsumer", "Lost", "OnLost", "OnPartitions", "Partition", "Record", "cluster_identity"]
+__all__ = [
+    "UNPARSEABLE",
+    "ConsumerBase",
+    "GroupConsumer",
+    "Lost",
+    "OnLost",
+    "OnPartitions",
+    "Partition",
+    "Record",
+    "Unparseable",
+    "cluster_identity",
+]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +86,7 @@ class GroupConsumer(ConsumerBase):
         self._open_inner = inner
         try:
             with kafka_errors(self._settings, f"joining group {self.group}"):
-                await inner.start()
+                await self._start(inner)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -83,7 +95,8 @@ class GroupConsumer(ConsumerBase):
     async def poll(self, max_records: int, timeout_ms: int) -> dict[Partition, list[Record]]:
         """Records that are there, at most ``max_records``; waits up to ``timeout_ms`` when there are none.
 
-        Paused partitions give none. Raises ``BusUnavailable``, and what a rebalance callback raised.
+        Paused partitions give none. What cannot be parsed is an ``Unparseable`` among the records: the caller puts it
+        aside (dead letters) and commits behind it. Raises ``BusUnavailable``, and what a rebalance callback raised.
         """
         if self._failed is not None:
             failed, self._failed = self._failed, None

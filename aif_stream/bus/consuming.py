@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from aif_stream.bus.connection import REQUEST_DEADLINE_S, kafka_errors, kafka_kwargs
+from aif_stream.bus.salvage import Broken, fetch_batch, is_at, read_batch, watch
 from aif_stream.bus.topics import topic_name
 from aif_stream.errors import BusUnavailable
 from aif_stream.settings import Settings
@@ -55,7 +56,8 @@ class Record(Protocol):
 class Lost(NamedTuple):
     """The log no longer has what the reader wanted next.
 
-    ``position`` below ``beginning``: ``records`` were dropped unread (retention, the embedded broker's bound).
+    ``position`` below ``beginning``: ``records`` were dropped unread (retention, the embedded broker's bound), or, for
+    a ``LogReader``, cannot be parsed.
     ``position`` above the end: the log is another one or was cut; ``records`` is 0. Reading goes on at ``beginning``.
     """
 
@@ -70,12 +72,13 @@ OnLost = Callable[[Lost], None]
 
 
 class ConsumerBase:
-    """What both readers share: life cycle, positions, and the detection of lost records."""
+    """What both readers share: life cycle, positions, lost records, and records that aiokafka cannot parse."""
 
     def __init__(self, settings: Settings, *, on_lost: OnLost | None) -> None:
         self._settings = settings
         self._on_lost = on_lost
         self._open_inner: AIOKafkaConsumer | None = None
+        self._broken: dict[TopicPartition, Broken] = {}
 
     @property
     def _inner(self) -> AIOKafkaConsumer:
@@ -92,6 +95,10 @@ class ConsumerBase:
             **kwargs,
             **kafka_kwargs(self._settings),
         )
+
+    async def _start(self, inner: AIOKafkaConsumer) -> None:
+        await inner.start()
+        watch(inner, self._broken)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -117,8 +124,15 @@ class ConsumerBase:
                 return await answer
 
     async def _getmany(self, tps: Collection[TopicPartition], timeout_ms: int, max_records: int) -> dict[Any, Any]:
-        """One poll; repairs positions that the broker does not know and returns {} then."""
+        """One poll; repairs positions that the broker does not know and returns {} then.
+
+        Where aiokafka could not parse a batch, that batch is the answer, read by hand (``salvage``): whole records
+        and ``Unparseable`` ones.
+        """
         with kafka_errors(self._settings, "polling"):
+            for tp in [tp for tp in self._broken if not tps or tp in tps]:
+                if records := await self._pass_over(tp, max_records):
+                    return {tp: records}
             try:
                 found: dict[Any, Any] = await self._inner.getmany(*tps, timeout_ms=timeout_ms, max_records=max_records)
                 return found
@@ -128,6 +142,24 @@ class ConsumerBase:
                 await self._begin(error.args[0])
         return {}
 
+    async def _pass_over(self, tp: TopicPartition, max_records: int) -> list[Any]:
+        broken = self._broken[tp]
+        records: list[Any] = []
+        if is_at(self._inner, tp, broken.position):
+            fetched = await self._ask("reading a broken batch", fetch_batch(self._inner, tp, broken.position))
+            records, behind = read_batch(tp, broken.position, fetched)
+            if len(records) > max_records:
+                records = records[:max_records]
+                behind = records[-1].offset + 1
+            if not is_at(self._inner, tp, broken.position):
+                records = []  # sought elsewhere or lost to another member while we asked
+            else:
+                self._inner.seek(tp, behind)
+                where = {"topic": tp.topic, "partition": tp.partition, "offset": broken.position, "behind": behind}
+                log.warning(kv("batch.read_by_hand", **where, records=len(records), problem=broken.problem))
+        self._broken.pop(tp, None)
+        return records
+
     async def _recover(self, positions: Mapping[TopicPartition, int]) -> None:
         beginnings = await self._ask("reading beginnings", self._inner.beginning_offsets(list(positions)))
         for tp, position in positions.items():
@@ -135,20 +167,16 @@ class ConsumerBase:
                 continue  # it left while we asked: its next owner will find out
             beginning = beginnings[tp]
             lost = Lost(self._partition(tp), position, beginning, max(0, beginning - position))
-            RECORDS_LOST.labels(topic=lost.partition.topic).inc(lost.records)
-            log.error(
-                kv(
-                    "records.lost" if lost.records else "log.replaced",
-                    topic=tp.topic,
-                    partition=tp.partition,
-                    position=position,
-                    beginning=beginning,
-                    records=lost.records,
-                )
-            )
             self._inner.seek(tp, beginning)
-            if self._on_lost is not None:
-                self._on_lost(lost)
+            self._tell_lost(lost, "records.lost" if lost.records else "log.replaced")
+
+    def _tell_lost(self, lost: Lost, what: str, **why: str) -> None:
+        (topic, partition), position, beginning, records = lost
+        where = {"topic": topic_name(self._settings, topic), "partition": partition, "position": position}
+        RECORDS_LOST.labels(topic=topic).inc(records)
+        log.error(kv(what, **where, beginning=beginning, records=records, **why))
+        if self._on_lost is not None:
+            self._on_lost(lost)
 
     async def _begin(self, tp: TopicPartition) -> None:
         beginnings = await self._ask("reading beginnings", self._inner.beginning_offsets([tp]))

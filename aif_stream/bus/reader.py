@@ -8,7 +8,7 @@ from typing import Self
 from aiokafka import TopicPartition
 
 from aif_stream.bus.connection import kafka_errors, require_topics
-from aif_stream.bus.consumer import ConsumerBase, OnLost, Partition, Record
+from aif_stream.bus.consumer import ConsumerBase, Lost, OnLost, Partition, Record, Unparseable
 from aif_stream.bus.topics import topic_name
 from aif_stream.clock import elapsed_ms, monotonic_s
 from aif_stream.settings import Settings
@@ -36,7 +36,7 @@ class LogReader(ConsumerBase):
         self._open_inner = self._create(client_id=self._client_id)
         try:
             with kafka_errors(self._settings, f"reading {self.topic}"):
-                await self._inner.start()
+                await self._start(self._inner)
                 # Metadata of the topic arrives with this first question; partitions_for_topic then answers from memory.
                 await self._inner._client._wait_on_metadata(self._name)
             self._assign({})
@@ -91,7 +91,16 @@ class LogReader(ConsumerBase):
         if elapsed_ms(self._checked_s) > _GROWTH_CHECK_MS:
             await self._grow()
         found = await self._getmany((), timeout_ms, max_records)
-        return [record for records in found.values() for record in records]
+        return [record for records in found.values() for record in records if not self._is_lost(record)]
+
+    def _is_lost(self, record: Record) -> bool:
+        """What cannot be parsed is lost to a reader without a group: told, counted, passed over."""
+        if not isinstance(record, Unparseable):
+            return False
+        first, beginning = record.first_offset, record.offset + 1
+        lost = Lost(partition_of(self, record), first, beginning, beginning - first)
+        self._tell_lost(lost, "records.unparseable", problem=record.problem)
+        return True
 
     async def caught_up(self, ends: Mapping[int, int]) -> bool:
         """Whether everything below ``ends`` (of ``end_offsets``) has been polled."""

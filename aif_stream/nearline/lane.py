@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from aif_stream import clock
-from aif_stream.bus.consumer import GroupConsumer, Lost, Partition, Record
+from aif_stream.bus.consumer import UNPARSEABLE, GroupConsumer, Lost, Partition, Record, Unparseable
 from aif_stream.bus.dead_letters import DeadLetters
 from aif_stream.domain.freshness import SourceClocks
 from aif_stream.errors import (
@@ -211,6 +211,9 @@ class Lane(Generic[E, P]):
         poison: list[Poison] = []
         decode = self._work.decode
         for record in records:
+            if isinstance(record, Unparseable):
+                poison.append(Poison(record, UNPARSEABLE, record.problem))
+                continue
             try:
                 batch.append(Taken(record, decode(record)))
             except BadEvent as error:

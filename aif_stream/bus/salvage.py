@@ -1,0 +1,217 @@
+"""Records that aiokafka cannot parse: met without losing their neighbours, read by hand, passed over.
+
+aiokafka 0.14 raises out of ``getmany`` where a stored batch does not parse (a header name that is not UTF-8, a broken
+CRC, an unknown codec), throws away what that call had already taken from other batches and partitions, and moves past
+it. So the error must not get that far: ``watch`` ends a partition's iterator quietly where parsing fails and notes the
+place; the consumer then asks for that batch itself (``fetch_batch``) and reads it here (``read_batch``).
+
+Source of the layout: https://kafka.apache.org/41/implementation/message-format/ (record batch, magic 2).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
+from aiokafka.errors import LeaderNotAvailableError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.util import calc_crc32c, decode_varint
+
+from aif_stream.clock import now_ms
+
+UNPARSEABLE: Final = "unparseable"  # the dead letter's reason
+
+# base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and max timestamp, producer id and
+# epoch, base sequence, number of records
+_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_FRAMING: Final = struct.calcsize(">qi")  # base offset and length: what the length does not count
+_CRC_FROM: Final = struct.calcsize(">qiibI")  # the CRC covers everything from the attributes on
+_MAGIC: Final = 2
+_CODEC, _LOG_APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
+_DECODERS: Final[dict[int, Callable[[bytes], bytes]]] = {
+    0: bytes,
+    1: gzip_decode,
+    2: snappy_decode,
+    3: lz4_decode,
+    4: zstd_decode,
+}
+_FETCH_BYTES: Final = 1024 * 1024  # aiokafka's own; the broker sends a first batch that is larger whole
+
+
+@dataclass(frozen=True, slots=True)
+class Unparseable:
+    """Stands for ``first_offset`` … ``offset``, which cannot be read; a ``Record`` for the dead letters.
+
+    ``value`` is the stored batch as it came (compressed, when it was), ``timestamp`` the time at which it was met.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    offset: int
+    value: bytes
+    problem: str
+    timestamp: int
+    key: None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Fetched(NamedTuple):
+    """Stored bytes of a partition from the batch of a position on, and the offset after the partition's last record."""
+
+    data: bytes
+    end: int
+
+
+class Broken(NamedTuple):
+    """Where aiokafka could not go on, and why."""
+
+    position: int
+    problem: str
+
+
+class _Buffers(OrderedDict[TopicPartition, Any]):
+    """aiokafka's fetched records by partition; each iterator ends quietly where the parsing of its bytes fails."""
+
+    def __init__(self, broken: dict[TopicPartition, Broken]) -> None:
+        super().__init__()
+        self._broken = broken
+
+    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
+        records = getattr(result, "_partition_records", None)  # an error has none
+        if records is not None:
+            records._records_iterator = self._until_broken(tp, records, records._records_iterator)
+        super().__setitem__(tp, result)
+
+    def _until_broken(self, tp: TopicPartition, records: Any, inner: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from inner
+        except Exception as error:  # noqa: BLE001  # whatever parsing foreign bytes raises; ConsumerBase repairs it
+            self._broken[tp] = Broken(records.next_fetch_offset, f"{type(error).__name__}: {error}")
+
+
+def watch(consumer: AIOKafkaConsumer, broken: dict[TopicPartition, Broken]) -> None:
+    """Have a started consumer note in ``broken`` what it cannot parse, instead of raising. Before its first poll."""
+    buffers = _Buffers(broken)
+    fetcher = consumer._fetcher
+    for tp, result in fetcher._records.items():
+        buffers[tp] = result
+    fetcher._records = buffers
+
+
+def is_at(consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> bool:
+    """Whether ``tp`` is the consumer's and would be read from ``position`` next."""
+    subscription = consumer._subscription.subscription
+    assignment = subscription.assignment if subscription is not None else None
+    if assignment is None or tp not in assignment.tps:
+        return False
+    state = assignment.state_value(tp)
+    return bool(state.has_valid_position and state.position == position)
+
+
+async def fetch_batch(consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> Fetched:
+    """The stored bytes at ``position``, unparsed. Raises ``KafkaError``."""
+    client = consumer._client
+    leader = client.cluster.leader_for_partition(tp)
+    if leader is None or leader == -1:
+        raise LeaderNotAvailableError(tp)
+    wanted = [(tp.topic, [(tp.partition, position, _FETCH_BYTES)])]
+    response = await client.send(leader, FetchRequest(100, 1, _FETCH_BYTES, 0, wanted, rack_id=""))
+    ((_, ((_, error_code, end, *_, data),)),) = response.topics
+    error = for_code(error_code)
+    if error_code:
+        raise error(tp)
+    return Fetched(bytes(data or b""), end)
+
+
+def read_batch(tp: TopicPartition, position: int, fetched: Fetched) -> tuple[list[Any], int]:
+    """(records from ``position`` on, the offset behind them) of the first stored batch.
+
+    Names of headers that are not UTF-8 keep their bytes as ``\\xff`` escapes (the Java client replaces them and goes
+    on, too). What cannot be read is one ``Unparseable`` to the batch's end; the offset behind is always larger than
+    ``position``. Nothing there (``data`` empty): ([], position).
+    """
+    data, end = fetched
+    if len(data) < _FRAMING:
+        return [], position
+    base, length = struct.unpack_from(">qi", data)
+    batch = data[: max(_FRAMING, _FRAMING + length)]
+    delta = struct.unpack_from(">i", batch, _CRC_FROM + 2)[0] if len(batch) >= _HEADER.size else 0
+    behind = max(position, base + delta) + 1 if delta >= 0 else position + 1
+    records: list[Any] = []
+    try:
+        for record in _records(tp, batch):
+            if record.offset >= position:
+                records.append(record)
+    except Exception as error:  # noqa: BLE001  # foreign bytes: any decoder's complaint is the record's problem
+        first = records[-1].offset + 1 if records else position
+        # The header may be what is broken: where the next batch begins is known better than how far this one goes.
+        rest = data[len(batch) :]
+        following = int.from_bytes(rest[:8], "big") if len(rest) >= _FRAMING else min(behind, end)
+        behind = max(following, first + 1)
+        problem = f"offsets {first} to {behind - 1} cannot be read: {type(error).__name__}: {error}"
+        records.append(Unparseable(tp.topic, tp.partition, first, behind - 1, batch, problem, now_ms()))
+    return records, behind
+
+
+def _records(tp: TopicPartition, batch: bytes) -> Iterator[Any]:
+    if len(batch) < _HEADER.size:
+        raise ValueError(f"a batch of {len(batch)} bytes is none")
+    base, _, _, magic, crc, attributes, _, first_ms, max_ms, *_, count = _HEADER.unpack_from(batch)
+    if magic != _MAGIC:
+        raise ValueError(f"message format {magic} is not read")
+    if crc != calc_crc32c(batch[_CRC_FROM:]):
+        raise ValueError("the CRC does not fit the bytes")
+    if attributes & _CONTROL:
+        return
+    decoder = _DECODERS.get(attributes & _CODEC)
+    if decoder is None:
+        raise ValueError(f"compression {attributes & _CODEC} is unknown")
+    data, at = bytes(decoder(batch[_HEADER.size :])), 0
+    append_time = bool(attributes & _LOG_APPEND_TIME)
+    for _ in range(count):
+        size, at = decode_varint(data, at)
+        if size < 0 or at + size > len(data):
+            raise ValueError("a record ends behind the batch's end")
+        yield _record(tp, base, max_ms if append_time else None, first_ms, data[at : at + size])
+        at += size
+
+
+def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int, data: bytes) -> ConsumerRecord:
+    time_delta, at = decode_varint(data, 1)  # byte 0: attributes, unused
+    offset_delta, at = decode_varint(data, at)
+    key, at = _nullable(data, at)
+    value, at = _nullable(data, at)
+    count, at = decode_varint(data, at)
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        name, at = _nullable(data, at)
+        header_value, at = _nullable(data, at)
+        headers.append(((name or b"").decode("utf-8", "backslashreplace"), header_value))
+    return ConsumerRecord(
+        tp.topic,
+        tp.partition,
+        base + offset_delta,
+        append_ms if append_ms is not None else first_ms + time_delta,
+        int(append_ms is not None),
+        key,
+        value,
+        None,
+        len(key) if key is not None else -1,
+        len(value) if value is not None else -1,
+        tuple(headers),
+    )
+
+
+def _nullable(data: bytes, at: int) -> tuple[bytes | None, int]:
+    size, at = decode_varint(data, at)
+    if size < 0:
+        return None, at
+    if at + size > len(data):
+        raise ValueError("a field ends behind its record's end")
+    return data[at : at + size], at + size
