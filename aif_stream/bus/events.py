@@ -90,6 +90,16 @@ def behavior_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> Be
     return BehaviorEvent(key_of(user), item_key, time_ms, record.offset, behavior)
 
 
+def refuse_oversize(record: Record, limit_bytes: int) -> None:
+    """Raise ``BadEvent`` ("too-large") when key and value pass the limit: the broker measures compressed batches, so a
+    foreign producer's record may be larger than any that could be published again."""
+    size = len(record.value or b"") + len(record.key or b"")
+    if size > limit_bytes:
+        raise BadEvent(
+            "too-large", f"{size} bytes, at most {limit_bytes} are taken", mend="send what belongs to it only"
+        )
+
+
 def event_headers(kind: EventType, event_id: str, source: str, event_time_ms: int) -> list[tuple[str, bytes]]:
     """The headers of a record of a source topic, CloudEvents binary mode."""
     return to_headers(Envelope(kind.value, event_id, source, event_time_ms, {}), JSON)

@@ -29,6 +29,8 @@ _MAX_REQUEST_BYTES: Final = 128 * 1024 * 1024
 # Varints and lengths of one record, and of one header.
 _RECORD_OVERHEAD_BYTES: Final = 32
 _HEADER_OVERHEAD_BYTES: Final = 8
+# Room for the key (an id of at most 256 characters of 4 bytes) and the CloudEvents headers in a record of full size.
+HEADER_ROOM_BYTES: Final = 2_048
 CLOSE_DEADLINE_S: Final = 30.0
 
 
@@ -159,6 +161,10 @@ class Producer:
             except KafkaError as error:
                 raise self.refused(topic, error) from error
             return future
+
+    def republishable_bytes(self, topic: str) -> int:
+        """The most that key and value of a record may have, so that it can be published again under headers of ours."""
+        return self._limits[topic] - HEADER_ROOM_BYTES
 
     def check_size(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """Raise ``PublishError`` when a record is beyond the topic's contract, whatever compression would do."""

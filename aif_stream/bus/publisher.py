@@ -14,14 +14,14 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import msgspec
 
 from aif_stream.bus.events import event_headers
 from aif_stream.bus.line_run import EventIds, LineRun, Lines, OnProgress, OnReject, PublishSummary, cancel
 from aif_stream.bus.lines import KINDS, LineKind, parse_line
-from aif_stream.bus.producer import Ack, Producer
+from aif_stream.bus.producer import HEADER_ROOM_BYTES, Ack, Producer
 from aif_stream.bus.topics import ITEM_UPDATES, contracts_dir, load_topics
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import Attribute, BehaviorKind, EventType, ItemUpserted, check_event_time
@@ -30,9 +30,6 @@ from aif_stream.errors import BadInput
 from aif_stream.settings import Settings
 
 __all__ = ["EventPublisher", "PublishSummary"]
-
-# Room for the key (an id of at most 256 characters of 4 bytes) and the CloudEvents headers in a record of full size.
-_HEADER_ROOM_BYTES: Final = 2_048
 
 
 class EventPublisher:
@@ -48,7 +45,7 @@ class EventPublisher:
             settings, "aif-publisher", linger_ms=5, topics=[kind.topic for kind in KINDS.values()]
         )
         specs = load_topics(contracts_dir(settings))
-        self._limits = {k.topic: specs[k.topic].max_record_bytes - _HEADER_ROOM_BYTES for k in KINDS.values()}
+        self._limits = {k.topic: specs[k.topic].max_record_bytes - HEADER_ROOM_BYTES for k in KINDS.values()}
         self._ids = EventIds()
 
     async def __aenter__(self) -> Self:

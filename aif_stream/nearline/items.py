@@ -11,7 +11,7 @@ import numpy as np
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.events import ItemEvent, event_headers, item_from_record
+from aif_stream.bus.events import ItemEvent, event_headers, item_from_record, refuse_oversize
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.events import EventType, ItemUpserted
@@ -55,8 +55,10 @@ class ItemsWork:
         self._producer = producer
         self._changes = ChangeLog(producer)
         self._max_ahead_ms = max_ahead_ms
+        self._limit_bytes = producer.republishable_bytes(ITEM_UPDATES)
 
     def decode(self, record: Record) -> ItemEvent:
+        refuse_oversize(record, self._limit_bytes)
         return item_from_record(record, self._max_ahead_ms)
 
     async def prepare(self, batch: Sequence[Taken[ItemEvent]]) -> ItemBatch:

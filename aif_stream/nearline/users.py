@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Sequence
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.events import BehaviorEvent, UserEvent, behavior_from_record, event_headers, user_from_record
+from aif_stream.bus.events import (
+    BehaviorEvent,
+    UserEvent,
+    behavior_from_record,
+    event_headers,
+    refuse_oversize,
+    user_from_record,
+)
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import USER_UPDATES
 from aif_stream.domain.events import EventType
@@ -43,8 +50,10 @@ class UsersWork:
         self._versions = versions
         self._producer = producer
         self._max_ahead_ms = max_ahead_ms
+        self._limit_bytes = producer.republishable_bytes(USER_UPDATES)
 
     def decode(self, record: Record) -> UserEvent:
+        refuse_oversize(record, self._limit_bytes)
         return user_from_record(record, self._max_ahead_ms)
 
     async def prepare(self, batch: Sequence[Taken[UserEvent]]) -> UserBatch:

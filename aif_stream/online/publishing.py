@@ -8,6 +8,8 @@ from typing import Self
 
 from aif_stream.bus.lines import KINDS, parse_line
 from aif_stream.bus.publisher import EventPublisher
+from aif_stream.clock import now_ms
+from aif_stream.domain.events import check_event_time
 from aif_stream.errors import PublishError
 from aif_stream.online.openapi import PublishReport, Reject
 from aif_stream.settings import Settings
@@ -36,7 +38,8 @@ class ItemPublishing:
         ``BusUnavailable``, ``PublishError`` (not all were acknowledged)."""
         publisher = await self._open()
         if single:
-            parse_line(KINDS["items"], lines[0], publisher.line_limit_bytes("items"))
+            line = parse_line(KINDS["items"], lines[0], publisher.line_limit_bytes("items"))
+            check_event_time(line.event_time_ms or 0, now_ms(), self._settings.max_ahead_ms)
         summary = await publisher.publish_lines("items", lines)
         if not summary.complete:
             raise PublishError(
