@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -92,6 +92,7 @@ class Dataset:
     profiles: Sequence[Mapping[str, Attribute] | None]
     behaviors: Behaviors
     requests: Requests
+    notes: tuple[str, ...] = ()  # what a reader of the run should know: rows left out and why
 
     def history(self, request: int) -> tuple[History, I64]:
         """The history of a request as it is stored, and the indices of its items."""
@@ -104,6 +105,16 @@ class Dataset:
         return entries, indices
 
 
+def check_parts(name: str, parts: Iterable[Sequence[int]]) -> None:
+    """(impressions, clicks) of each split. Raises ``TrainingDataError`` where one is empty or of one class."""
+    for part, (shown, clicks) in zip(Split, parts, strict=True):
+        if not 0 < clicks < shown:
+            raise TrainingDataError(
+                f"{name}: of {shown} impressions in the {part.name.lower()} part {clicks} are clicks",
+                mend="both classes must occur in each part: give a longer time span",
+            )
+
+
 def group_requests(name: str, shown: Impressions, behaviors: Behaviors) -> Requests:
     """Split by time, then group. A group that a cut goes through is divided, so that no split sees past its end.
 
@@ -114,13 +125,7 @@ def group_requests(name: str, shown: Impressions, behaviors: Behaviors) -> Reque
     times = np.sort(shown.time_ms)
     cuts = [times[int(len(times) * share)] for share in (VALID_FROM, TEST_FROM)]
     split = np.searchsorted(cuts, shown.time_ms, side="right")
-    for part in Split:
-        labels = shown.clicked[split == part]
-        if not len(labels) or labels.all() or not labels.any():
-            raise TrainingDataError(
-                f"{name}: of {len(labels)} impressions in the {part.name.lower()} part {int(labels.sum())} are clicks",
-                mend="both classes must occur in each part: give a longer time span",
-            )
+    check_parts(name, [(int((split == part).sum()), int(shown.clicked[split == part].sum())) for part in Split])
     order = np.lexsort((shown.time_ms, shown.group, split))
     new = np.ones(len(order), dtype=np.bool_)
     new[1:] = (np.diff(shown.group[order]) != 0) | (np.diff(split[order]) != 0)

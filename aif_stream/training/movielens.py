@@ -48,21 +48,7 @@ class MovieLens:
     def items(self) -> Iterator[dict[str, Any]]:
         """Item lines (contract): category = first genre; genres, title words, release year; content vector."""
         for _, row in _records(self._directory, "item"):
-            genres = row["class"].split() or ["unknown"]
-            words = [word for word in _WORD.findall(row["movie_title"].lower()) if word not in _STOP]
-            attributes: dict[str, Any] = {"genres": genres, "title": words, "movie_title": row["movie_title"]}
-            tokens = [(f"genre:{genre}", 1.0) for genre in genres]
-            tokens += [(f"word:{word}", _TITLE_WEIGHT) for word in words]
-            if row["release_year"].isdigit():  # two films of the set have none
-                attributes["release_year"] = int(row["release_year"])
-                tokens.append((f"decade:{row['release_year'][:3]}", 1.0))
-            vector = sum((weight * _direction(token) for token, weight in tokens), np.zeros(CONTENT_WIDTH))
-            yield {
-                "item_id": row["item_id"],
-                "category": genres[0],
-                "attributes": attributes,
-                "content_vector": (vector / np.linalg.norm(vector)).round(4).tolist(),
-            }
+            yield film_line(row["item_id"], row["movie_title"], row["release_year"], row["class"].split())
 
     def profiles(self) -> Iterator[dict[str, Any]]:
         """User lines: age, gender, occupation."""
@@ -122,6 +108,25 @@ class MovieLens:
                     f"{path}:{line}: {what} {name!r} is not in the .{what} file", mend="add it there"
                 )
         return np.array([known[name] for name in ids], dtype=np.int64)
+
+
+def film_line(item_id: str, title: str, year: str, genres: list[str]) -> dict[str, Any]:
+    """The item line of a film; ``year`` is digits or nothing (two films of the 100K have none)."""
+    genres = genres or ["unknown"]
+    words = [word for word in _WORD.findall(title.lower()) if word not in _STOP]
+    attributes: dict[str, Any] = {"genres": genres, "title": words, "movie_title": title}
+    tokens = [(f"genre:{genre}", 1.0) for genre in genres]
+    tokens += [(f"word:{word}", _TITLE_WEIGHT) for word in words]
+    if year.isdigit():
+        attributes["release_year"] = int(year)
+        tokens.append((f"decade:{year[:3]}", 1.0))
+    vector = sum((weight * _direction(token) for token, weight in tokens), np.zeros(CONTENT_WIDTH))
+    return {
+        "item_id": item_id,
+        "category": genres[0],
+        "attributes": attributes,
+        "content_vector": (vector / np.linalg.norm(vector)).round(4).tolist(),
+    }
 
 
 def _kind(rating: float) -> BehaviorKind:

@@ -1,4 +1,4 @@
-"""Data sets by name, as the command line gives them: ``movielens:DIR``, ``synthetic:users=U,items=I,…``."""
+"""Data sets by name, as the command line gives them: ``movielens:DIR``, ``taobao:FILE``, ``events:DIR`` …"""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ from typing import Final
 
 from aif_stream.errors import TrainingDataError
 from aif_stream.training.dataset import Dataset
+from aif_stream.training.events import read_events
 from aif_stream.training.movielens import MovieLens
+from aif_stream.training.ratings import read_ratings
+from aif_stream.training.records import OnRead
 from aif_stream.training.synthetic import Synthetic
+from aif_stream.training.taobao import read_taobao
 
-_FORMS: Final = "give movielens:DIR or synthetic:users=U,items=I,impressions=N,seed=S"
+_FORMS: Final = (
+    "give movielens:DIR, taobao:FILE.csv, events:DIR (with a mapping.toml)"
+    " or synthetic:users=U,items=I,impressions=N,seed=S"
+)
 _DEFAULTS: Final = {"users": 2_000, "items": 20_000, "impressions": 200_000, "seed": 0}
 
 
-def open_data(spec: str) -> Dataset:
+def open_data(spec: str, on_read: OnRead | None = None) -> Dataset:
     """Read or generate a data set. Raises ``TrainingDataError`` saying what is wrong and what to give."""
     kind, _, rest = spec.partition(":")
+    path = Path(rest).expanduser()
     if kind == "movielens" and rest:
-        directory = Path(rest).expanduser()
-        if not directory.is_dir():
-            raise TrainingDataError(
-                f"{directory} is no directory", mend="give RecBole's ml-100k (*.inter, *.item, *.user)"
-            )
-        return MovieLens(directory).dataset()
+        _directory(path, "give MovieLens as RecBole (*.inter) or GroupLens (ratings.dat, ratings.csv) has it")
+        if any((path / name).exists() for name in ("ratings.dat", "ratings.csv")):
+            return read_ratings(path, on_read)
+        return MovieLens(path).dataset()
+    if kind == "taobao" and rest:
+        return read_taobao(path, on_read)
+    if kind == "events" and rest:
+        _directory(path, "give a directory with a mapping.toml")
+        return read_events(path, on_read)
     if kind == "synthetic":
         sizes = _sizes(spec, rest)
         generator = Synthetic(sizes["users"], sizes["items"], sizes["seed"])
         return generator.dataset(sizes["impressions"])
     raise TrainingDataError(f"{spec!r} names no data set", mend=_FORMS)
+
+
+def _directory(path: Path, mend: str) -> None:
+    if not path.is_dir():
+        raise TrainingDataError(f"{path} is no directory", mend=mend)
 
 
 def _sizes(spec: str, rest: str) -> dict[str, int]:
