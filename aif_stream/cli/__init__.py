@@ -26,6 +26,8 @@ VERBS: Final = {
     "dlq": "dlq",
     "train": "train",
     "evaluate": "evaluate",
+    "requests": "requests",
+    "replay": "replay",
     "nearline": "nearline",
     "serve": "serve",
     "retrieval": "retrieval",
