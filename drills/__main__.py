@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aif_stream.clock import monotonic_s
+from aif_stream.telemetry import configure_logging
 from drills.load import Load
 from drills.scenarios import SCENARIOS
 from drills.stack import DrillStack, drill_stack
@@ -39,6 +40,7 @@ def drill(
     names: tuple[str, ...], rate: int, items: int, times: int | None, seed: int, out: Path, keep: Path | None
 ) -> None:
     """Run NAMES (default: all) on real Apache Kafka and Redis with two workers and a live load."""
+    configure_logging("ERROR")
     with tempfile.TemporaryDirectory(prefix="aif-drill-") as scratch:
         directory = (keep or Path(scratch)).absolute()
         directory.mkdir(parents=True, exist_ok=True)
