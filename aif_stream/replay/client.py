@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -52,8 +52,7 @@ class _Connection(asyncio.Protocol):
         self.exchange: _Exchange | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what a stream protocol is given
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is none of its subclasses
 
     def send(self, exchange: _Exchange) -> None:
         self.exchange, exchange.connection = exchange, self
