@@ -24,6 +24,7 @@ VERBS: Final = {
     "topics": "topics",
     "model": "model",
     "dlq": "dlq",
+    "doctor": "doctor",
     "train": "train",
     "evaluate": "evaluate",
     "requests": "requests",

@@ -57,6 +57,12 @@ class ClusterRoute:
         replies = await asyncio.gather(*(self._wire(node).execute(commands) for node in nodes))
         return {f"{host}:{port}": found for (host, port), found in zip(nodes, replies, strict=True)}
 
+    async def wires(self) -> list[Wire]:
+        """See ``connection.Route``."""
+        if not self._owner:
+            await self._learn()
+        return [self._wire(node) for node in sorted({node for node in self._owner if node is not None})]
+
     def close(self) -> None:
         for wire in self._wires.values():
             wire.close()

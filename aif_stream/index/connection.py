@@ -26,6 +26,9 @@ class Route(Protocol):
     async def execute_everywhere(self, commands: Sequence[bytes]) -> dict[str, list[Reply]]:
         """The same commands on every primary; replies by address."""
 
+    async def wires(self) -> list[Wire]:
+        """One connection to each primary, for questions that only a server as a whole can answer."""
+
     def close(self) -> None:
         """Drop all connections."""
 
@@ -41,6 +44,9 @@ class SingleRoute:
 
     async def execute_everywhere(self, commands: Sequence[bytes]) -> dict[str, list[Reply]]:
         return {str(self._wire.address): await self._wire.execute(commands)}
+
+    async def wires(self) -> list[Wire]:
+        return [self._wire]
 
     def close(self) -> None:
         self._wire.close()
@@ -88,6 +94,10 @@ class Redis:
         """One command on every primary; raises the first error."""
         found = await self._route.execute_everywhere([pack(*args)])
         return {where: checked(replies)[0] for where, replies in found.items()}
+
+    async def wires(self) -> list[Wire]:
+        """One connection to each primary (SCAN has a cursor of its own on each)."""
+        return await self._route.wires()
 
     async def _teach(self, commands: set[bytes]) -> None:
         known = scripts_by_sha()
