@@ -18,7 +18,7 @@ import numpy as np
 
 from aif_stream.domain.candidates import id_of
 from aif_stream.domain.ids import HASHED_BIT, Keys
-from aif_stream.domain.request import Coverage, Freshness, RankAnswer, RankedItem, RankRequest, Timings
+from aif_stream.domain.request import RankAnswer, RankedItem, RankRequest
 from aif_stream.errors import BadEvent
 
 REQUEST_EVENT: Final = "aif.request.answered"
@@ -40,7 +40,10 @@ class AnsweredRequest:
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The head of a record, and with ``candidates`` the line of an export (contract: request)."""
+    """The head of a record, and with ``candidates`` the line of an export (contract: request).
+
+    ``coverage``, ``freshness`` and ``timings_ms`` are the answer's, not read here: a record outlives their changes.
+    """
 
     request_id: str
     user_id: str
@@ -49,10 +52,10 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     model_version: str
     named: bool
     items: list[RankedItem]
-    coverage: Coverage
-    freshness: Freshness
+    coverage: Any
+    freshness: Any
     degraded: list[str] = []
-    timings_ms: Timings
+    timings_ms: Any
     deadline_ms: float | None = None
     context: dict[str, Any] = {}
     redacted: list[str] = []

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH: Final = 720
-HEIGHT: Final = 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 40
+HEIGHT: Final = 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 32, 36, 44
 # Points of a line; more would only lie on each other in a plot of this width.
 _MOST_POINTS: Final = 600
 
@@ -71,7 +71,7 @@ def chart(series: Sequence[Series], x: Axis, y: Axis, label: str) -> str:
     parts += [_marks(one, x, y) for one in series]
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x.title)}</text>')
-    parts.append(f'<text class="axis" x="4" y="{_TOP - 2}">{escape(y.title)}</text></svg>')
+    parts.append(f'<text class="axis" x="4" y="{_TOP - 16}">{escape(y.title)}</text></svg>')
     if len(series) > 1:
         names = "".join(f'<span class="key {one.colour}">{escape(one.name)}</span>' for one in series)
         parts.append(f"<p class=legend>{names}</p>")
@@ -88,7 +88,7 @@ def _up(unit: Floats) -> Floats:
 
 def _x_tick(at: float, text: str) -> str:
     line = f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
-    return f'{line}<text x="{at:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
+    return f'{line}<text x="{at:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
 
 
 def _y_tick(at: float, text: str) -> str:

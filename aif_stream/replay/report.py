@@ -45,7 +45,7 @@ svg text{fill:var(--soft);font-size:12px}svg .axis{font-size:13px}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--rule)}
 th{color:var(--soft);font-weight:500;font-size:.85rem}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere;max-width:18rem}
+th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere;min-width:7rem;max-width:18rem}
 td.bar{min-width:6rem}td.bar i{display:block;height:.6rem;border-radius:.3rem;background:var(--b)}
 @media (max-width:500px){svg text{font-size:20px}svg .axis{font-size:20px}body{padding:1rem .75rem}
 th,td{padding:.3rem .35rem}}

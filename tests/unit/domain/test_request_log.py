@@ -1,0 +1,93 @@
+"""Records of the request log: what goes in comes out, the sample is a function of the id, secrets stay out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aif_stream.domain.candidates import keys_and_names
+from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest, Timings
+from aif_stream.domain.request_log import AnsweredRequest, decode_logged, encode_logged, is_sampled, redact, to_line
+from aif_stream.errors import BadEvent
+
+LIMIT = 1_000_000
+ids = st.one_of(st.integers(0, 2**62 - 1).map(str), st.text(min_size=1, max_size=12))
+
+
+def answered(candidates: list[str], **request: Any) -> AnsweredRequest:
+    keys, names = keys_and_names(candidates)
+    answer = RankAnswer(
+        request_id="00ff",
+        model_version="v1",
+        items=[RankedItem("7", 0.5)],
+        coverage=Coverage(len(candidates), len(candidates), 0, 0),
+        freshness=Freshness(AgeMs(1.0, 2.0), 0, 1_699_999_999_000),
+        degraded=[],
+        timings_ms=Timings(1.0, 0.0, 1.0, 1.0, 3.0, 0.0),
+    )
+    parts = np.array_split(keys, 3)
+    return AnsweredRequest(RankRequest(user_id="ann", **request), answer, 1_700_000_000_000, parts, names)
+
+
+@given(candidates=st.lists(ids, max_size=40))
+def test_candidates_come_back_as_ids_in_their_order(candidates: list[str]) -> None:
+    found = decode_logged(encode_logged(answered(candidates), frozenset(), LIMIT))
+    assert found.candidates == candidates
+
+
+@pytest.mark.parametrize(("most", "block", "width"), [(60_000, "u16", 2), (10**6, "u32", 4), (10**12, "u64", 8)])
+def test_numbers_travel_in_the_narrowest_width(most: int, block: str, width: int) -> None:
+    value = encode_logged(answered([str(most - i) for i in range(10_000)]), frozenset(), LIMIT)
+    assert decode_logged(value).block == block
+    assert 10_000 * width < len(value) < 10_000 * width + 1_000
+
+
+def test_candidates_that_do_not_fit_are_left_out_and_the_rest_stays() -> None:
+    found = decode_logged(encode_logged(answered(["x" * 200 + str(i) for i in range(10_000)]), frozenset(), LIMIT))
+    assert found.candidates is None
+    assert found.block == "none"
+    assert found.items == [RankedItem("7", 0.5)]
+
+
+def test_a_line_has_the_fields_of_the_contract() -> None:
+    line = orjson.loads(to_line(decode_logged(encode_logged(answered(["3", "a"], k=5), frozenset(), LIMIT))))
+    wanted = {"request_id": "00ff", "user_id": "ann", "candidates": ["3", "a"], "k": 5, "model_version": "v1"}
+    assert wanted.items() <= line.items()
+    assert line["received_ms"] == 1_700_000_000_000
+    assert line["items"] == [{"item_id": "7", "score": 0.5}]
+    assert "block" not in line
+
+
+def test_redacted_fields_are_gone_at_any_depth_and_named() -> None:
+    context = {"email": "a@b", "page": "home", "device": {"ip": "1.2.3.4", "kind": "phone"}, "seen": [{"ip": "x"}]}
+    kept, hidden = redact(context, frozenset({"email", "ip"}))
+    assert kept == {"page": "home", "device": {"kind": "phone"}, "seen": [{}]}
+    assert hidden == ["email", "ip"]
+    assert redact(context, frozenset({"*"}))[0] == {}
+    value = encode_logged(answered(["1"], context=context), frozenset({"email", "ip"}), LIMIT)
+    assert b"a@b" not in value
+    assert b"1.2.3.4" not in value
+    assert decode_logged(value).redacted == ["email", "ip"]
+
+
+@given(name=st.text(max_size=20), rate=st.floats(0, 1))
+def test_the_sample_is_a_function_of_the_id_and_grows_with_the_rate(name: str, rate: float) -> None:
+    assert is_sampled(name, rate) == is_sampled(name, rate)
+    assert is_sampled(name, 1.0)
+    assert not is_sampled(name, 0.0)
+    assert is_sampled(name, rate) <= is_sampled(name, min(1.0, rate * 2))
+
+
+def test_the_sample_has_about_its_share() -> None:
+    assert 850 < sum(is_sampled(f"{i:016x}", 0.1) for i in range(10_000)) < 1_150
+
+
+@pytest.mark.parametrize("value", [b"", b"\x05\x00\x00\x00{}", b"\xff\xff\xff\xff", b"\x02\x00\x00\x00{}rest"])
+def test_what_is_no_record_is_refused(value: bytes) -> None:
+    with pytest.raises(BadEvent):
+        decode_logged(value)
