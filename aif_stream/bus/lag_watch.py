@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IncompatibleBrokerVersion, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
 from aiokafka.protocol.admin import DescribeGroupsRequest
 
 from aif_stream.bus.connection import REQUEST_DEADLINE_S, kafka_errors, kafka_kwargs, require_topics
@@ -19,6 +27,8 @@ from aif_stream.bus.topics import topic_name
 from aif_stream.clock import elapsed_ms, monotonic_s
 from aif_stream.settings import Settings
 
+T = TypeVar("T")
+_COORDINATOR_S: Final = 0.2
 # The next records of all partitions that lag; loopback takes 5 ms, a broker across the ocean a tenth of this.
 _NEXT_DEADLINE_S: Final = 2.0
 _FETCH_BYTES: Final = 16_384  # of each partition; a broker sends at least one batch
@@ -51,6 +61,7 @@ class LagWatch(ConsumerBase):
         self._open_admin: AIOKafkaAdminClient | None = None
         self._stack = AsyncExitStack()
         self._next: dict[tuple[TopicPartition, int], int] = {}  # (partition, position) -> append time; never changes
+        self._coordinators: dict[str, int] = {}
         self._can_describe = True
 
     async def __aenter__(self) -> Self:
@@ -121,26 +132,46 @@ class LagWatch(ConsumerBase):
         return self._open_admin
 
     async def _committed(self, group: str, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        found = await self._ask(
-            "reading commits",
-            self._admin.list_consumer_group_offsets(topic_name(self._settings, group), partitions=tps),
-        )
-        return {tp: place.offset for tp, place in found.items() if place.offset >= 0}
+        async def ask(name: str, coordinator: int) -> dict[TopicPartition, int]:
+            found = await self._admin.list_consumer_group_offsets(name, coordinator, tps)
+            return {tp: place.offset for tp, place in found.items() if place.offset >= 0}
+
+        return await self._of_group(group, "reading commits", ask)
 
     async def _count_members(self, group: str) -> int | None:
-        name = topic_name(self._settings, group)
-        with kafka_errors(self._settings, "reading members"):
+        async def ask(name: str, coordinator: int) -> int | None:
             try:
-                async with asyncio.timeout(REQUEST_DEADLINE_S):
-                    coordinator = await self._admin.find_coordinator(name)
-                    response = await self._admin._send_request(DescribeGroupsRequest([name], False), coordinator)
+                response = await self._admin._send_request(DescribeGroupsRequest([name], False), coordinator)
             except IncompatibleBrokerVersion:
                 self._can_describe = False
                 return None
-        (described, *_) = response.groups
-        if for_code(described[0]).errno:
-            return None
-        return len(described[5])
+            (described, *_) = response.groups
+            problem = for_code(described[0])
+            if problem.errno:
+                raise problem
+            return len(described[5])
+
+        return await self._of_group(group, "reading members", ask)
+
+    async def _of_group(self, group: str, doing: str, ask: Callable[[str, int], Awaitable[T]]) -> T:
+        """Ask the group's coordinator; it may be another one by now, or only being made (a cluster's first group)."""
+        name = topic_name(self._settings, group)
+        with kafka_errors(self._settings, doing):
+            async with asyncio.timeout(REQUEST_DEADLINE_S):
+                while True:
+                    try:
+                        if name not in self._coordinators:
+                            self._coordinators[name] = await self._admin.find_coordinator(name)
+                        return await ask(name, self._coordinators[name])
+                    except (
+                        GroupCoordinatorNotAvailableError,
+                        GroupLoadInProgressError,
+                        NotCoordinatorForGroupError,
+                        NodeNotReadyError,
+                        KafkaConnectionError,
+                    ):
+                        self._coordinators.pop(name, None)
+                        await asyncio.sleep(_COORDINATOR_S)
 
     async def _read_next(
         self, wanted: set[tuple[TopicPartition, int]], keep: Mapping[tuple[TopicPartition, int], int] | None = None
