@@ -88,7 +88,8 @@ def configure_logging(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These speak at INFO about every rebalance, request and library loaded; ours say it better.
+    # These speak at INFO about every rebalance, request and library loaded; ours say it better. And at DEBUG aiokafka
+    # writes every request out, the password of SASL PLAIN in it.
     for noisy in ("aiokafka", "kafka", "faust", "mode", "asyncio", "uvicorn", "faiss"):
         logging.getLogger(noisy).setLevel("WARNING")
 

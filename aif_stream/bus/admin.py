@@ -12,6 +12,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, NoError, TopicAlreadyExis
 from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest
 
 from aif_stream.bus.connection import REQUEST_DEADLINE_S, ask_cluster, kafka_errors, open_client
+from aif_stream.bus.diagnosis import AUTHORIZATION_ERRORS
 from aif_stream.bus.topics import TopicSpec, topic_name
 from aif_stream.bus.wire import TOPIC_RESOURCE, ClusterInfo, IncrementalAlterConfigs, TopicInfo
 from aif_stream.clock import monotonic_s
@@ -275,7 +276,10 @@ async def _send_change(settings: Settings, client: AIOKafkaClient, doing: str, r
 def _check(code: int, message: str | None, doing: str) -> None:
     kind = for_code(code)
     if kind is not NoError:
-        raise TopicError(f"{doing}: {kind.__name__}{f': {message}' if message else ''}")
+        mend = ""
+        if issubclass(kind, AUTHORIZATION_ERRORS):
+            mend = "grant this user DESCRIBE_CONFIGS, CREATE, ALTER and ALTER_CONFIGS, or ask who has them"
+        raise TopicError(f"{doing}: {kind.__name__}{f': {message}' if message else ''}", mend=mend)
 
 
 async def _until_known(settings: Settings, client: AIOKafkaClient, names: list[str]) -> None:

@@ -9,9 +9,10 @@ from ssl import SSLError
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
 
+from aif_stream.bus.diagnosis import mend_for, rights_mend, why_refused
 from aif_stream.bus.topics import topic_name
 from aif_stream.bus.wire import ClusterInfo, MetadataRequest
 from aif_stream.errors import BusUnavailable, SettingsError, TopicError
@@ -56,7 +57,7 @@ def _ssl_context(settings: Settings) -> Any:
 def describe(error: BaseException) -> str:
     """``KafkaTimeoutError: text``, without saying the name twice."""
     name, text = type(error).__name__, str(error)
-    return f"{name}: {text}" if text and text != name else name
+    return text if name in text else f"{name}: {text}" if text else name
 
 
 @contextmanager
@@ -67,18 +68,22 @@ def kafka_errors(settings: Settings, doing: str) -> Iterator[None]:
     except (KafkaError, OSError, TimeoutError) as error:
         raise BusUnavailable(
             f"Kafka at {settings.kafka_bootstrap}: {doing} failed: {describe(error)}",
-            mend="check that the brokers run and AIF_KAFKA_BOOTSTRAP, _SECURITY, _USERNAME fit them",
+            mend=mend_for(settings, error),
         ) from error
 
 
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[AIOKafkaClient]:
     """A bare protocol client for questions about the cluster. Raises ``BusUnavailable``."""
-    client = AIOKafkaClient(client_id="aif-admin", **kafka_kwargs(settings))
+    kwargs = kafka_kwargs(settings)
+    client = AIOKafkaClient(client_id="aif-admin", **kwargs)
     try:
         with kafka_errors(settings, "connecting"):
-            async with asyncio.timeout(REQUEST_DEADLINE_S):
-                await client.bootstrap()
+            try:
+                async with asyncio.timeout(REQUEST_DEADLINE_S):
+                    await client.bootstrap()
+            except KafkaConnectionError as error:
+                raise await why_refused(client.hosts, kwargs, REQUEST_DEADLINE_S) or error from None
         yield client
     finally:
         await client.close()
@@ -117,6 +122,7 @@ async def require_topics(settings: Settings, topics: Iterable[str]) -> None:
 def _check_topics(settings: Settings, info: ClusterInfo, topics: Iterable[str]) -> None:
     names = [topic_name(settings, topic) for topic in topics]
     if missing := [name for name in names if name not in info.topics]:
-        raise TopicError(
-            f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(missing)}", mend="run `aif topics apply`"
-        )
+        mend = "run `aif topics apply`"
+        if settings.kafka_security != "PLAINTEXT":  # topics that may not be described are not there, either
+            mend += f", or {rights_mend(settings)}"
+        raise TopicError(f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(missing)}", mend=mend)

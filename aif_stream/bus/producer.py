@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
 from aif_stream.bus.connection import describe, kafka_errors, kafka_kwargs, require_topics
+from aif_stream.bus.diagnosis import AUTHORIZATION_ERRORS, rights_mend
 from aif_stream.bus.topics import contracts_dir, load_topics, topic_name
 from aif_stream.errors import PublishError
 from aif_stream.settings import Settings
@@ -187,9 +188,11 @@ class Producer:
         """
         if not error.retriable:
             self._broken = True
+        mend = "publish it again; nothing after it is lost"
+        if isinstance(error, AUTHORIZATION_ERRORS):
+            mend = rights_mend(self._settings)
         return PublishError(
-            f"Kafka at {self._settings.kafka_bootstrap} did not take a record for {topic}: {describe(error)}",
-            mend="publish it again; nothing after it is lost",
+            f"Kafka at {self._settings.kafka_bootstrap} did not take a record for {topic}: {describe(error)}", mend=mend
         )
 
     async def _open(self) -> AIOKafkaProducer:

@@ -38,8 +38,9 @@ class KafkaCluster:
 
     Ports are free ones, chosen at the first start and kept in the directory: a cluster entered again on the same
     directory has its data, ports and ids back. ``settings`` go into every node's ``server.properties`` (defaults:
-    :func:`aif_stream.embedded.kafka_files.default_settings`); ``heap`` is the JVM's -Xmx. Leaving the context stops the
-    nodes in order. Raises EmbeddedError, with the end of the node's log, when one does not start.
+    :func:`aif_stream.embedded.kafka_files.default_settings`), their listeners beside the cluster's own; ``heap`` is the
+    JVM's -Xmx. Leaving the context stops the nodes in order. Raises EmbeddedError, with the end of the node's log, when
+    one does not start.
 
     Three nodes keep acknowledging (acks=all) with one of them gone; two gone end the quorum.
     """

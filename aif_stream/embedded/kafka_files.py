@@ -13,6 +13,8 @@ from aif_stream.embedded.process import LOOPBACK, free_ports
 from aif_stream.errors import EmbeddedError
 
 _LAYOUT = "cluster.json"
+# The cluster's own listeners always stay: readiness is asked of them.
+_LISTENERS = ("listeners", "advertised.listeners", "listener.security.protocol.map")
 _LOGGING = """\
 status = error
 appender.console.type = Console
@@ -87,9 +89,12 @@ class NodeFiles(msgspec.Struct, frozen=True):
         return self.directory / "server.log"
 
     def write(self, node: int, layout: ClusterLayout, settings: Mapping[str, str]) -> None:
-        """Writes the node's configuration; ``settings`` override the defaults below."""
+        """Writes the node's configuration; ``settings`` override the defaults below, listeners of theirs are added."""
         (self.directory / "data").mkdir(parents=True, exist_ok=True)
-        merged = {**default_settings(len(layout.ports)), **settings, **_identity(node, layout, self.directory / "data")}
+        own = _identity(node, layout, self.directory / "data")
+        merged = {**default_settings(len(layout.ports)), **settings, **own}
+        for name in _LISTENERS:
+            merged[name] = ",".join(filter(None, (own[name], settings.get(name))))
         self.properties.write_text("".join(f"{name}={value}\n" for name, value in merged.items()))
         self.logging.write_text(_LOGGING)
 
