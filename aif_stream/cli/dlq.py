@@ -256,11 +256,12 @@ def _filter(
 
 def _print_groups(view: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("letters", "topic", "reason", "field"):
-        table.add_column(name, justify="right" if name == "letters" else "left", no_wrap=True)
-    table.add_column("oldest", justify="right", no_wrap=True)
-    table.add_column("newest", justify="right", no_wrap=True)
-    table.add_column("tries", justify="right")
+    table.add_column("letters", justify="right")
+    for name in ("topic", "reason", "field"):
+        # The numbers give way when the terminal is narrow, not the words.
+        table.add_column(name, min_width=max((len(group[name]) for group in view["groups"]), default=0))
+    for name in ("oldest", "newest", "tries"):
+        table.add_column(name, justify="right", min_width=len(name))
     table.add_column("numbers", overflow="ellipsis", no_wrap=True)
     for group in view["groups"]:
         ages = (_age(group["oldest_age_s"]), _age(group["newest_age_s"]))
