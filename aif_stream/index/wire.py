@@ -25,6 +25,9 @@ Reply = Any
 """bytes, int, None, a list of them, or a ``hiredis.ReplyError``."""
 
 _NOT_YET: Final = object()
+_TLS_MEND: Final = (
+    "ssl_ca_certs in AIF_REDIS_URL must name the CA of Redis' certificate, which must name the URL's host"
+)
 
 
 def pack(*args: bytes | int | str) -> bytes:
@@ -176,6 +179,7 @@ class Wire:
         if not commands:
             return []
         link: _Link | None = None
+        mend = "start Redis or correct AIF_REDIS_URL"
         try:
             async with asyncio.timeout(self._timeout_s):
                 link = await self._connected()
@@ -184,11 +188,11 @@ class Wire:
             reason = f"no answer within {self._timeout_s:g} s"
             if link is not None:
                 link.fail(reason)
+        except ssl.SSLError as error:
+            reason, mend = str(error), _TLS_MEND
         except OSError as error:
             reason = str(error)
-        raise IndexUnavailable(
-            f"Redis at {self.address} does not answer: {reason}", mend="start Redis or correct AIF_REDIS_URL"
-        )
+        raise IndexUnavailable(f"Redis at {self.address} does not answer: {reason}", mend=mend)
 
     async def _connected(self) -> _Link:
         link = self._link
