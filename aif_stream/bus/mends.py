@@ -13,6 +13,7 @@ import orjson
 from aif_stream.bus.events import behavior_from_record, event_headers, item_from_record, user_from_record
 from aif_stream.bus.letters import ATTEMPTS, REDRIVEN_FROM, Letter
 from aif_stream.bus.lines import KINDS, Kind, parse_line
+from aif_stream.bus.salvage import UNPARSEABLE
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import EventType
@@ -80,6 +81,11 @@ def outgoing(letter: Letter, mend: Mend | None, limit_bytes: int) -> Outgoing:
     if mend is not None:
         key, value, headers = _mended(letter, mend, limit_bytes)
         return Outgoing(head.topic, key, value, [*headers, *tries], now_ms(), head.partition)
+    if head.reason == UNPARSEABLE:
+        raise BadInput(
+            "the bytes are a stored batch of Kafka that could not be parsed, not a record",
+            mend=f"publish what was at {head.topic}/{head.partition}/{head.offset} from its source, or drop this",
+        )
     if head.truncated is not None:
         raise BadInput(
             f"only {head.size_bytes} of {head.truncated} bytes are here",

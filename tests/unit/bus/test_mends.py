@@ -47,6 +47,11 @@ def test_a_letter_of_which_only_a_part_is_here_is_not_sent() -> None:
         outgoing(_letter(aif_truncated=9_999), None, LIMIT)
 
 
+def test_a_stored_batch_that_could_not_be_parsed_is_not_sent_as_if_it_were_a_record() -> None:
+    with pytest.raises(BadInput, match=r"publish what was at aif\.item-updates/3/41 from its source"):
+        outgoing(_letter(aif_reason="unparseable"), None, LIMIT)
+
+
 def test_a_mended_line_gets_its_key_and_keeps_the_event_time() -> None:
     sent = _mended(_letter(FakeRecord(value=b"{", key=b"wrong")), line=LINE)
     check(sent, 0)
