@@ -298,6 +298,8 @@ class Lane(Generic[E, P]):
                     f"{self.name}: {len(late)} batches not acknowledged after {DRAIN_S:.0f} s, not committed"
                 )
         self._raise_failed()
+        if self._commits is not None:
+            await self._commits.now()
 
     async def _on_assigned(self, partitions: frozenset[Partition]) -> None:
         if self._positions is not None:

@@ -116,7 +116,7 @@ def _compare(where: str, stands: Standing, mark: int | None) -> list[Finding]:
     if committed is None:
         if mark is None and stands.end > stands.beginning:
             waiting = stands.end - stands.beginning
-            return [warning("marks", f"{where}: {waiting:,} records and no worker has read any", "start aif nearline")]
+            return [warning("marks", f"{where}: {waiting:,} records, no commit and no mark", "start aif nearline")]
         return []
     # Nothing to prove: what was committed is no longer in the log, or nothing ever was.
     if committed <= stands.beginning or (mark is not None and mark >= committed):

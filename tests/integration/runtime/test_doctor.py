@@ -113,8 +113,9 @@ async def test_an_emptied_redis_is_seen_by_its_marks_and_lists(stack: Stack) -> 
     await stack.redis.call("FLUSHALL")
     found = await _found(stack.settings, "marks", "rows")
     marks = [finding for finding in found if finding.check == "marks"]
+    # The embedded broker forgets commits with the group's last member; on Kafka they are compared (tests/kafka).
     assert marks
-    assert all("Redis proves nothing" in finding.what for finding in marks), marks
+    assert {finding.level for finding in marks} == {Level.WARNING}
     assert any("0 of 8 buckets" in finding.what for finding in found)
 
 
