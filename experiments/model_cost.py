@@ -30,7 +30,7 @@ from aif_stream.kernels.native import best_level
 from aif_stream.model.artefact import load
 from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.rows import has_content
-from aif_stream.model.signature import edge_table, tier_features
+from aif_stream.model.tiers import TierReader
 from aif_stream.model.version import ModelVersion
 from aif_stream.training.loop import QUICK, Trainer
 from aif_stream.training.sources import open_data
@@ -118,7 +118,7 @@ def main(artefact: Path | None, out: Path) -> None:
     wide, others = wide_items()
     stamps = np.arange(N, dtype=np.uint64)
     content = has_content(rows)
-    edges, T = edge_table(version.config), version.config.tiers
+    tiers = TierReader(version.config)
     result: dict[str, Any] = {
         "machine": {"torch": torch.__version__, "kernels": best_level().name, "load": round(os.getloadavg()[0], 1)},
         "sizes": {"B": B, "L": L, "N": N, "row_bytes": version.layout.dtype.itemsize},
@@ -126,7 +126,7 @@ def main(artefact: Path | None, out: Path) -> None:
         "item_rows_512_wide": timed(lambda: wide.item_rows(others, stamps, stamps, 0)),
         "user_side": timed(lambda: version.user_side(profiles[0], history, rows[seen[0]], everything)),
         "score": timed(lambda: version.score(user, rows)),
-        "of_which_tiers": timed(lambda: tier_features(rows["sig"], content, user.signatures, edges, T)),
+        "of_which_tiers": timed(lambda: tiers.read(rows["sig"], content, user.signatures, user.kinds)),
         "parity_f16_rows": {
             "users": users,
             "score_error_max": max(errors),

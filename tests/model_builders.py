@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +12,30 @@ from aif_stream.domain.events import BehaviorKind, ItemUpserted
 from aif_stream.domain.history import ENTRY, History, entry_bytes
 from aif_stream.domain.ids import key_of
 from aif_stream.domain.row import RowLayout
-from aif_stream.model.config import Field, Kind, ModelConfig
+from aif_stream.model.config import Field, Kind, ModelConfig, Part
 from aif_stream.model.version import ModelVersion
 
 CONTENT_WIDTH = 12
 
 
-def small_config(kind: Kind = Kind.AIF) -> ModelConfig:
+# Each way to put an AIF together; "" is the plain one.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "few bits": {"signature_bits": 24},
+    "tiers by kind": {"tier_groups": ((1,), (3, 4))},
+    "second key": {"second_key": "brand"},
+    "coded": {"codes": 16},
+    "all": {"codes": 8, "second_key": "brand", "tier_groups": ((1, 2), (4,)), "bridge_norm": True},
+    "no parts": {"parts": ()},
+    "without tiers": {"parts": (Part.BEA, Part.LSH, Part.SIM)},
+    "without lsh": {"parts": (Part.BEA, Part.TIERS, Part.SIM), "codes": 8},
+    "without bea": {"parts": (Part.LSH, Part.TIERS)},
+}
+
+
+def small_config(kind: Kind = Kind.AIF, **choices: Any) -> ModelConfig:
     return ModelConfig(
+        **choices,
         kind=kind,
         width=16,
         hidden=24,
@@ -39,14 +56,16 @@ def small_config(kind: Kind = Kind.AIF) -> ModelConfig:
     )
 
 
-def small_version(kind: Kind = Kind.AIF, seed: int = 0) -> ModelVersion:
+def small_version(kind: Kind = Kind.AIF, seed: int = 0, **choices: Any) -> ModelVersion:
     """Every weight random: an untrained head is zero and would hide what the test compares."""
-    version = ModelVersion.init(small_config(kind), seed, name=f"small-{kind.value}")
+    version = ModelVersion.init(small_config(kind, **choices), seed, name=f"small-{kind.value}")
     generator = torch.Generator().manual_seed(seed)
     state = version.net.state_dict()
     for name, value in state.items():
         if name.endswith(("weight", "bias", "bridges")):
             value.add_(0.3 * torch.randn(value.shape, generator=generator))
+        if name.endswith("codewords"):
+            value.copy_(torch.randint(0, 256, value.shape, generator=generator))
     return ModelVersion(version.name, version.net)
 
 

@@ -6,8 +6,37 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from aif_stream.training.dataset import Dataset
+
+
+def reading(spec: str) -> Dataset:
+    """Open a data set with a progress bar on a terminal; what was left out of it is told on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from aif_stream.training.sources import open_data
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def on_read(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"reading {name}", total=total)
+            progress.update(tasks[name], completed=done)
+
+        data = open_data(spec, on_read)
+    for note in data.notes:
+        console.print(f"{data.name}: {note}", highlight=False)
+    return data
 
 
 @click.command()
@@ -15,7 +44,9 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artefact; must not exist."
 )
-@click.option("--model", type=click.Choice(["aif", "cold", "twotower"]), default="aif", show_default=True)
+@click.option(
+    "--model", type=click.Choice(["aif", "cold", "twotower", "din", "exact"]), default="aif", show_default=True
+)
 @click.option(
     "--preset", type=click.Choice(["full", "quick"]), default="full", show_default=True, help="quick: seconds."
 )
@@ -25,8 +56,10 @@ import click
 def train(data: str, out: Path, model: str, preset: str, seed: int, name: str | None, as_json: bool) -> None:
     """Train a model version on DATA and write its artefact.
 
-    DATA: movielens:DIR (RecBole's ml-100k; ratings of 4 and 5 are clicks) or
-    synthetic:users=U,items=I,impressions=N,seed=S.
+    DATA: movielens:DIR (RecBole's ml-100k, GroupLens' 1M or 20M; ratings from 4 on are clicks),
+    taobao:UserBehavior.csv, events:DIR (any tables, with a mapping.toml), or
+    synthetic:users=U,items=I,impressions=N,seed=S. The models din and exact are bounds to compare with: they are
+    judged by aif evaluate, never served.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,13 +68,12 @@ def train(data: str, out: Path, model: str, preset: str, seed: int, name: str | 
     from aif_stream.model.artefact import save
     from aif_stream.model.config import Kind
     from aif_stream.training.loop import FULL, QUICK, Epoch, Trainer
-    from aif_stream.training.sources import open_data
 
     console = Console(stderr=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtefactError(f"{out} exists already", mend="versions are never overwritten: choose another --out")
     recipe = replace({"full": FULL, "quick": QUICK}[preset], seed=seed)
-    trainer = Trainer(open_data(data), name or out.resolve().name, recipe, kind=Kind(model))
+    trainer = Trainer(reading(data), name or out.resolve().name, recipe, kind=Kind(model))
     columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("1", total=None)

@@ -1,7 +1,7 @@
 """The N2O row: a fixed-size little-endian record per item and model version.
 
     prefix (32 bytes)   event_time_ms u64 · offset u64 · computed_ms u64 · category i32 · flags u8 · pad
-    body                h f16[H] · t f16[D] · w f16[K] · sig u8[W/8]
+    body                h f16[H] · t f16[D] · w f16[K] · sig u8[W/8] [· key2 i32] [· code u32]
 
 A tombstone is stored as the prefix alone: removed items keep their order, not their numbers.
 """
@@ -36,16 +36,21 @@ PREFIX: Final = np.dtype(_PREFIX)
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """The widths that fix a row: H first hidden layer, D tower, K bridges, W signature bits."""
+    """The widths that fix a row: H first hidden layer, D tower, K bridges, W signature bits.
+
+    ``second_key``: the row carries the item's second SIM key; ``coded``: the codeword of its signature.
+    """
 
     hidden: int
     width: int
     bridges: int
     signature_bits: int
+    second_key: bool = False
+    coded: bool = False
 
     def __post_init__(self) -> None:
-        if self.signature_bits % 64:
-            raise ArtefactError(f"signature_bits must be a multiple of 64, got {self.signature_bits}")
+        if self.signature_bits % 8:
+            raise ArtefactError(f"signature_bits must be a multiple of 8, got {self.signature_bits}")
         if min(self.hidden, self.width, self.bridges, self.signature_bits) <= 0:
             raise ArtefactError(f"every width of a row must be positive: {self}")
 
@@ -58,6 +63,7 @@ class RowLayout:
             ("w", "<f2", (self.bridges,)),
             ("sig", "u1", (self.signature_bits // 8,)),
         ]
+        body += [("key2", "<i4")] * self.second_key + [("code", "<u4")] * self.coded
         size = np.dtype([*_PREFIX, *body]).itemsize
         if size % 8:
             body.append(("_tail", f"V{8 - size % 8}"))

@@ -42,7 +42,8 @@ class ChangeHead(NamedTuple):
 
 def layout_name(layout: RowLayout) -> str:
     """Widths as one word, to recognise rows of another shape."""
-    return f"h{layout.hidden}.t{layout.width}.w{layout.bridges}.s{layout.signature_bits}"
+    widths = f"h{layout.hidden}.t{layout.width}.w{layout.bridges}.s{layout.signature_bits}"
+    return widths + ".k" * layout.second_key + ".c" * layout.coded
 
 
 def encode_rows(

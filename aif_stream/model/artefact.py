@@ -102,9 +102,17 @@ def manifest_sha256(directory: Path) -> str:
     return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
 
 
-def load(directory: Path) -> ModelVersion:
-    """Read, verify and build a version. Raises ``ArtefactError`` saying what does not fit."""
+def load(directory: Path, *, offline: bool = False) -> ModelVersion:
+    """Read, verify and build a version. Raises ``ArtefactError`` saying what does not fit.
+
+    A model that can only be judged (``din``, ``exact``) is refused unless ``offline``: no role may serve it.
+    """
     manifest = read_manifest(directory)
+    if manifest.config.offline and not offline:
+        raise ArtefactError(
+            f"{directory} is a {manifest.config.kind.value} model, a bound to compare with: no role can serve it",
+            mend="aif evaluate judges it; publish an aif model",
+        )
     path = directory / WEIGHTS
     try:
         data = path.read_bytes()

@@ -15,14 +15,31 @@ from aif_stream.errors import ArtefactError
 FieldKind = Literal["label", "labels", "number"]
 MAX_SIGNATURE_BITS: Final = 256  # the tier kernel's bound
 MAX_TIERS: Final = 64
+HISTORY_KINDS: Final = 8  # three bits of a stored entry
 
 
 class Kind(StrEnum):
-    """Which model: each contains the one before it, so that none is starved of features."""
+    """Which model: twotower ⊂ cold ⊂ aif, din, exact, so that none is starved of features."""
 
     TWOTOWER = "twotower"
     COLD = "cold"
     AIF = "aif"
+    DIN = "din"
+    EXACT = "exact"
+
+
+class Part(StrEnum):
+    """What AIF adds to COLD, each switchable. In ``din`` and ``exact`` attention over the whole history stands for
+    ``bea`` and ``lsh``, and ``tiers`` reads cosines instead of signatures."""
+
+    BEA = "bea"
+    LSH = "lsh"
+    TIERS = "tiers"
+    SIM = "sim"
+
+
+# Attention over the long history per candidate, and content vectors that no row carries: judged, never served.
+OFFLINE: Final = frozenset({Kind.DIN, Kind.EXACT})
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -62,6 +79,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     user_fields: tuple[Field, ...] = ()
     # Softmax over bridges at 1 (times √D) ends near uniform: every read-out the same. At .3 it does not.
     bridge_temperature: float = 0.3
+    bridge_start: Literal["orthogonal", "normal"] = "orthogonal"
+    bridge_norm: bool = False  # bridges through a layer norm wherever they are used
+    parts: tuple[Part, ...] = tuple(Part)
+    # Kinds of behavior (BehaviorKind.code) of each histogram; none: one histogram of everything.
+    tier_groups: tuple[tuple[int, ...], ...] = ()
+    # Similarities at which tiers 1 … T-1 begin; none: see ``bounds``.
+    tier_bounds: tuple[float, ...] = ()
+    second_key: str = ""  # a label field of the items: SIM by it as by category
+    codes: int = 0  # M: tiers of the nearest of M codewords instead of the item's own signature; 0: its own
 
     def __post_init__(self) -> None:
         widths = (self.width, self.hidden, self.head, self.bridges, self.tiers, self.long, self.short, self.heads)
@@ -75,11 +101,40 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             names = [field.name for field in fields]
             if len(set(names)) != len(names):
                 raise ArtefactError(f"a field is named twice: {', '.join(names)}")
+        self._check_parts()
         _ = self.layout  # its own checks
+
+    def _check_parts(self) -> None:
+        kinds = [kind for group in self.tier_groups for kind in group]
+        if len(set(kinds)) != len(kinds) or not all(0 <= kind < HISTORY_KINDS for kind in kinds):
+            raise ArtefactError(f"tier_groups name a kind twice or one that is none: {self.tier_groups}")
+        if self.tier_bounds and (
+            len(self.tier_bounds) != self.tiers - 1 or list(self.tier_bounds) != sorted(set(self.tier_bounds))
+        ):
+            raise ArtefactError(f"{self.tiers} tiers need {self.tiers - 1} rising bounds, not {self.tier_bounds}")
+        if self.second_key and self.second_key not in [f.name for f in self.item_fields if f.kind == "label"]:
+            raise ArtefactError(f"second_key {self.second_key!r} is no label field of the items")
+        if self.codes < 0 or (self.codes and not self.has(Part.TIERS)):
+            raise ArtefactError("codes are of the tiers: they need the part tiers")
+        if self.codes and self.offline:
+            raise ArtefactError(f"{self.kind.value} reads cosines: it has no codes")
+
+    @property
+    def offline(self) -> bool:
+        """Whether the model is judged but never served."""
+        return self.kind in OFFLINE
+
+    def has(self, part: Part) -> bool:
+        """Whether a part is computed."""
+        if self.kind in {Kind.TWOTOWER, Kind.COLD} or (self.offline and part in {Part.BEA, Part.LSH}):
+            return False
+        return part in self.parts
 
     @property
     def layout(self) -> RowLayout:
-        return RowLayout(self.hidden, self.width, self.bridges, self.signature_bits)
+        return RowLayout(
+            self.hidden, self.width, self.bridges, self.signature_bits, bool(self.second_key), self.codes > 0
+        )
 
     @property
     def embedding(self) -> int:
@@ -87,12 +142,24 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * self.width
 
     @property
-    def tier_edges(self) -> NDArray[np.int64]:
-        """Matching bits at which tiers 1 … T-1 begin, i64 (T-1), rising.
+    def tier_columns(self) -> int:
+        """Tier features of a candidate: T for each group of kinds."""
+        return self.tiers * max(1, len(self.tier_groups))
 
-        Unrelated signatures match in W/2 ± √W/2 bits, so tiers of equal width would leave most empty:
-        the bounds lie from one deviation below the middle to where near-duplicates begin.
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """Similarities (1 - angle/π) at which tiers 1 … T-1 begin, f64 (T-1), rising.
+
+        Unrelated signatures of 64 bits match in 32 ± 4, so tiers of equal width would leave most empty: the bounds
+        lie from one deviation below the middle to six above, where near-duplicates begin. They do not narrow with
+        more bits: what is similar does not depend on how finely it is measured.
         """
-        deviations = np.linspace(-1.0, 6.0, max(self.tiers - 1, 1))[: self.tiers - 1]
-        edges = self.signature_bits / 2 + deviations * np.sqrt(self.signature_bits) / 2
-        return np.unique(np.clip(np.round(edges), 1, self.signature_bits).astype(np.int64))
+        if self.tier_bounds:
+            return np.array(self.tier_bounds)
+        return 0.5 + np.linspace(-1.0, 6.0, max(self.tiers - 1, 1))[: self.tiers - 1] / 16
+
+    @property
+    def tier_edges(self) -> NDArray[np.int64]:
+        """The bounds as matching bits, i64, rising; of few bits some fall together."""
+        edges = np.round(self.bounds * self.signature_bits)
+        return np.unique(np.clip(edges, 1, self.signature_bits).astype(np.int64))

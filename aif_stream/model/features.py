@@ -63,6 +63,7 @@ class ItemFeatures:
     content: F32  # (N, V)
     has_content: Bools  # (N)
     category: NDArray[np.int32]  # (N) index in the vocabulary or NO_CATEGORY
+    key2: NDArray[np.int32]  # (N) the same of the second SIM key
     usable: Bools  # (N)
     problems: Counter[str]
 
@@ -73,6 +74,7 @@ class ItemFeatures:
             self.content[rows],
             self.has_content[rows],
             self.category[rows],
+            self.key2[rows],
             self.usable[rows],
             Counter(),
         )
@@ -114,6 +116,10 @@ class AttributeEncoder:
             kept = self._labels if field.kind == "label" else self._sets
             kept.append((field.name, self.tokens, known))
             self.tokens += 1 + len(field.vocabulary)
+
+    def label(self, name: str) -> tuple[int, int]:
+        """Column of a label field (without the caller's own) and the token of its unknown value."""
+        return next((at, unknown) for at, (field, unknown, _) in enumerate(self._labels) if field == name)
 
     @property
     def set_fields(self) -> int:
@@ -204,6 +210,7 @@ class ItemEncoder:
         self._categories = {name: at for at, name in enumerate(config.categories)}
         # Token 0 is the unknown category, 1 … C the known ones; the fields follow.
         self.attributes = AttributeEncoder(config.item_fields, reserved=1 + len(config.categories))
+        self._second = self.attributes.label(config.second_key) if config.second_key else None
 
     def encode(self, items: Sequence[ItemUpserted]) -> ItemFeatures:
         """Encode N items. Never raises for what an item carries: see ``usable`` and ``problems``."""
@@ -223,9 +230,16 @@ class ItemEncoder:
             content,
             has_content,
             category,
+            self._key2(attributes),
             verdict.usable,
             verdict.problems,
         )
+
+    def _key2(self, attributes: Attributes) -> NDArray[np.int32]:
+        if self._second is None:
+            return np.full(len(attributes.labels), NO_CATEGORY, dtype=np.int32)
+        column, unknown = self._second
+        return (attributes.labels[:, 1 + column] - unknown - 1).astype(np.int32)  # the unknown token becomes -1
 
     def _content(self, items: Sequence[ItemUpserted], verdict: Verdict) -> tuple[F32, Bools]:
         content = np.zeros((len(items), self._width), dtype=np.float32)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemFeatures
-from aif_stream.model.signature import random_planes
+from aif_stream.model.signature import Signatures, random_planes
+
+_CODE_CELLS: Final = 1 << 22  # 16 MB of products at a time
 
 
 class ItemNumbers(NamedTuple):
@@ -33,16 +37,16 @@ class AttributeEmbedding(nn.Module):
 
     def forward(self, attributes: Attributes) -> Tensor:
         table = self.table.weight
-        labels = torch.from_numpy(attributes.labels)
+        labels = torch.from_numpy(attributes.labels).to(table.device)
         if labels.shape[1]:
             x = fn.embedding_bag(labels, table, mode="sum")  # (N, n) -> (N, E)
         else:
             x = table.new_zeros(len(labels), table.shape[1])
         for tokens in attributes.sets:
-            flat, starts = torch.from_numpy(tokens.flat), torch.from_numpy(tokens.offsets[:-1])
+            flat, starts = (torch.from_numpy(a).to(table.device) for a in (tokens.flat, tokens.offsets[:-1]))
             x = x + fn.embedding_bag(flat, table, starts, mode="mean")
         if self.numbers is not None:
-            x = x + self.numbers(torch.from_numpy(attributes.numbers).to(table.dtype))  # (N, m) -> (N, E)
+            x = x + self.numbers(torch.from_numpy(attributes.numbers).to(table))  # (N, m) -> (N, E)
         return x
 
 
@@ -52,6 +56,7 @@ class ItemTower(nn.Module):
     planes: Tensor
     content_mean: Tensor
     content_scale: Tensor
+    codewords: Tensor  # u8 (M, W/8)
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__()
@@ -64,30 +69,55 @@ class ItemTower(nn.Module):
         self.up, self.down, self.skip = nn.Linear(E, E), nn.Linear(E, D), nn.Linear(E, D, bias=False)
         self.t_norm = nn.LayerNorm(D)
         # Orthogonal rows of length √D start the bridges apart; ‖t‖ = √D after its norm.
-        self.bridges = nn.Parameter(nn.init.orthogonal_(torch.empty(K, D)) * D**0.5)
+        start = nn.init.orthogonal_(torch.empty(K, D)) * D**0.5
+        self.bridges = nn.Parameter(start if config.bridge_start == "orthogonal" else torch.randn(K, D))
+        self.bridge_norm = config.bridge_norm
         self.share = nn.Linear(E + D, H, bias=False)
         self.sharpness = 1.0 / (config.bridge_temperature * D)
         W = config.signature_bits
         self.register_buffer("planes", random_planes(V, W, seed) if V else torch.zeros(0, W, dtype=torch.float64))
         self.register_buffer("content_mean", torch.zeros(V, dtype=torch.float64))
         self.register_buffer("content_scale", torch.ones((), dtype=torch.float64))
+        if config.codes:
+            self.register_buffer("codewords", torch.zeros(config.codes, W // 8, dtype=torch.uint8))
+
+    @property
+    def bridge_rows(self) -> Tensor:
+        """The bridges as they are used, (K, D)."""
+        return fn.layer_norm(self.bridges, self.bridges.shape[1:]) if self.bridge_norm else self.bridges
 
     def centred(self, features: ItemFeatures) -> Tensor:
         """Content minus its mean, f64 (N, V); zero without content."""
-        has_content = torch.from_numpy(features.has_content)[:, None]
-        return (torch.from_numpy(features.content).double() - self.content_mean) * has_content
+        device = self.content_mean.device
+        has_content = torch.from_numpy(features.has_content)[:, None].to(device)
+        return (torch.from_numpy(features.content).to(device).double() - self.content_mean) * has_content
+
+    def units(self, features: ItemFeatures) -> NDArray[np.float32]:
+        """Centred content of length 1, f32 (N, V); zero without content. What signatures estimate the angles of."""
+        unit: NDArray[np.float32] = fn.normalize(self.centred(features), dim=1).float().numpy()
+        return unit
 
     def project(self, features: ItemFeatures) -> Tensor:
         """Signature projections f64 (N, W): in 64 bits, or an item's bits would depend on its batch."""
         return self.centred(features) @ self.planes
 
+    def codes(self, signatures: Signatures) -> NDArray[np.int64]:
+        """The nearest codeword of each signature (N, W/8), the first of several as near; i64 (N)."""
+        words = self.codewords.numpy()
+        # Equal bits as a product of ±1: whole numbers far below 2²⁴, so exact in any batch and order.
+        sigma, coded = (np.unpackbits(s, axis=1).astype(np.float32) * 2 - 1 for s in (signatures, words))
+        step = max(1, _CODE_CELLS // max(len(words), 1))
+        parts = [(sigma[at : at + step] @ coded.T).argmax(axis=1) for at in range(0, len(sigma), step)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
     def forward(self, features: ItemFeatures) -> ItemNumbers:
-        x = fn.embedding_bag(torch.from_numpy(features.ids), self.ids.weight, mode="sum")  # (N, 2) -> (N, E)
+        ids = torch.from_numpy(features.ids).to(self.ids.weight.device)
+        x = fn.embedding_bag(ids, self.ids.weight, mode="sum")  # (N, 2) -> (N, E)
         x = x + self.attributes(features.attributes)
         if self.content is not None:
             x = x + self.content((self.centred(features) / self.content_scale).to(x.dtype))  # (N, V) -> (N, E)
         x = self.norm(x)
         t = self.t_norm(self.skip(x) + self.down(fn.relu(self.up(x))))  # (N, E) -> (N, D)
-        w = torch.softmax(t @ self.bridges.T * self.sharpness, dim=-1)  # (N, D) -> (N, K)
+        w = torch.softmax(t @ self.bridge_rows.T * self.sharpness, dim=-1)  # (N, D) -> (N, K)
         h = self.share(torch.cat([x, t], dim=-1))  # (N, E + D) -> (N, H)
         return ItemNumbers(t, w, h)

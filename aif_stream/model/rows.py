@@ -26,7 +26,13 @@ class ItemRows(NamedTuple):
     problems: Counter[str]
 
 
-def fill(dtype: np.dtype[np.void], features: ItemFeatures, numbers: ItemNumbers, signatures: Signatures) -> ItemRows:
+def fill(
+    dtype: np.dtype[np.void],
+    features: ItemFeatures,
+    numbers: ItemNumbers,
+    signatures: Signatures,
+    codes: NDArray[np.int64] | None,
+) -> ItemRows:
     """Pack N items; stamps stay 0. Items that the version cannot use have all-zero numbers and flags.
 
     ``dtype`` is a row layout's, or the same with wider floats (the equality test of joint and split).
@@ -47,6 +53,12 @@ def fill(dtype: np.dtype[np.void], features: ItemFeatures, numbers: ItemNumbers,
         rows[name][~usable] = 0
     rows["sig"] = signatures
     rows["sig"][~usable] = 0
+    names = dtype.names or ()
+    if "key2" in names:
+        rows["key2"] = features.key2
+    if "code" in names and codes is not None:
+        rows["code"] = codes
+        rows["code"][~usable] = 0
     return ItemRows(rows, +problems)
 
 

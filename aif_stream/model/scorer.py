@@ -1,6 +1,6 @@
 """Scorer: everything that needs user and item, as one sum in the first layer, then a small MLP.
 
-hidden = h_u + h_i + w_i·V W_b + σ_i·M W_l + tiers_i W_t + (u ⊙ t_i) W_c + cross[category_i]
+hidden = h_u + h_i + w_i·V W_b + σ_i·M W_l + tiers_i W_t + (u ⊙ t_i) W_c + cross[category_i] (+ cross[key2_i])
 logit  = u·t_i / √D + head(relu(LN(hidden)))
 
 Every term but head and LN is linear in the item's numbers: that is what lets it split (version.py).
@@ -14,17 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from aif_stream.model.config import Kind, ModelConfig
+from aif_stream.model.attention import TargetAttention
+from aif_stream.model.config import Kind, ModelConfig, Part
 from aif_stream.model.item_side import ItemNumbers
 from aif_stream.model.user_side import AGES, Histories, UserNumbers
 
 
 class Cross(nn.Module):
-    """SIM: the part of the long history in one category → its share of the first layer."""
+    """SIM: the part of the long history under one key (a category, a brand) → its share of the first layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.share = nn.Linear(config.width + 3, config.hidden, bias=False)
+
+    def of_keys(self, asked: Tensor, own: Tensor, history: Histories) -> Tensor:
+        """Keys asked (R, C) among the entries' own (R, L), -1 nowhere -> shares (R, C, H)."""
+        member = (asked[:, :, None] == own[:, None]) & (asked >= 0)[:, :, None] & history.mask[:, None]  # (R, C, L)
+        share: Tensor = self(member.to(history.t.dtype), history)
+        return share
 
     def features(self, member: Tensor, history: Histories) -> Tensor:
         """member (R, C, L): which entries belong to the c-th category asked -> (R, C, D + 3).
@@ -49,12 +56,13 @@ class Candidates(NamedTuple):
     sigma: Tensor  # (R, B, W)
     tiers: Tensor  # (R, B, T)
     category: Tensor  # i64 (R, B)
+    key2: Tensor  # i64 (R, B)
 
 
 class Scorer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        D, H, T = config.width, config.hidden, config.tiers
+        D, H, T = config.width, config.hidden, config.tier_columns
         self.config = config
         self.bridge = nn.Linear(D, H, bias=False)
         self.linear = nn.Linear(D, H, bias=False)
@@ -65,22 +73,30 @@ class Scorer(nn.Module):
         self.up, self.down = nn.Linear(H, config.head), nn.Linear(config.head, 1)
         nn.init.zeros_(self.down.weight)  # training starts from the two-tower and adds to it
         nn.init.zeros_(self.down.bias)
+        # After all others, so that a model without them draws the same weights from a seed.
+        self.cross2 = Cross(config) if config.second_key else None
+        self.attention = TargetAttention(config) if config.offline else None
 
     def forward(self, user: UserNumbers, history: Histories, candidates: Candidates) -> Tensor:
         """The joint form -> logits (R, B)."""
-        item, sigma, tiers, category = candidates
+        item, sigma, tiers, category, key2 = candidates
         product = user.u[:, None] * item.t  # (R, B, D)
         dot: Tensor = product.sum(-1) / self.config.width**0.5
         if self.config.kind is Kind.TWOTOWER:
             return dot
         hidden = user.h[:, None] + item.h + self.product(product)  # (R, B, H)
-        if self.config.kind is Kind.AIF:
+        if user.readouts is not None:
             hidden = hidden + self.bridge(item.w @ user.readouts)  # (R, B, K) @ (R, K, D) -> (R, B, H)
+        if user.signature_matrix is not None:
             hidden = hidden + self.linear(sigma @ user.signature_matrix)  # (R, B, W) @ (R, W, D) -> (R, B, H)
+        if self.attention is not None:
+            hidden = hidden + self.attention(item.t, self.attention.remember(history))
+        if self.config.has(Part.TIERS):
             hidden = hidden + self.tiers(tiers)
-            member = (category[:, :, None] == history.category[:, None]) & (category >= 0)[:, :, None]
-            member = member & history.mask[:, None]  # (R, B, L)
-            hidden = hidden + self.cross(member.to(hidden.dtype), history)
+        if self.config.has(Part.SIM):
+            hidden = hidden + self.cross.of_keys(category, history.category, history)
+            if self.cross2 is not None:
+                hidden = hidden + self.cross2.of_keys(key2, history.key2, history)
         logits: Tensor = dot + self.head(hidden)
         return logits
 

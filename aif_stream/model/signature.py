@@ -12,12 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aif_stream.kernels.tiers import tiers
-from aif_stream.model.config import ModelConfig
-
 Signatures = NDArray[np.uint8]
-# A tier feature is log(1 + 100·share): the high tiers hold one entry in a hundred and decide the most.
-TIER_GAIN: Final = 100.0
 
 # σ of each byte value, bit 0 first, i8 (256, 8).
 BYTE_SIGNS: Final = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * 2 - 1).astype(
@@ -46,32 +41,3 @@ def signs(signatures: Signatures, has_content: NDArray[np.bool_]) -> NDArray[np.
     bits = np.unpackbits(signatures, axis=-1, bitorder="little").astype(np.float32)
     sigma: NDArray[np.float32] = (bits * 2.0 - 1.0) * has_content[..., None]
     return sigma
-
-
-def edge_table(config: ModelConfig) -> Signatures:
-    """The tier of each number of equal bits, u8 (W + 1), as the kernel wants it."""
-    equal_bits = np.arange(config.signature_bits + 1)
-    return np.searchsorted(config.tier_edges, equal_bits, side="right").astype(np.uint8)
-
-
-def tier_features(
-    items: Signatures, content: NDArray[np.bool_], history: Signatures, edges: Signatures, n_tiers: int
-) -> NDArray[np.float32]:
-    """SimTier of items (B) against history entries with content (L'): f32 (B, T); zeros where a side has none."""
-    features = np.empty((len(items), n_tiers), dtype=np.float32)
-    tier_features_into(features, items, content, history, edges)
-    return features
-
-
-def tier_features_into(
-    out: NDArray[np.float32],
-    items: Signatures,
-    content: NDArray[np.bool_],
-    history: Signatures,
-    edges: Signatures,
-) -> None:
-    """The same into ``out`` (B, T), which may be a column block of a wider array."""
-    everything = np.ones(len(history), dtype=np.bool_)
-    tiers(items, history, everything, edges, out.shape[1], item_mask=content, out=out)
-    out *= TIER_GAIN
-    np.log1p(out, out=out)

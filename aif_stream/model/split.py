@@ -1,10 +1,11 @@
 """The split form: everything of the user folded into two matrices before the candidates are known.
 
-    hidden = [w_i | tiers_i | t_i] @ first  +  h_i  +  bag(bytes of s_i, category_i)
+    hidden = [w_i | tiers_i | t_i] @ first  +  h_i  +  bag(bytes of s_i, category_i, key2_i, code_i)
 
-``first`` (K+T+D, H) holds V W_b, W_t and diag(u) W_c. ``bag`` (8·256·W/64 + …, H) holds for each signature byte
-and each of its 256 values the sum of that byte's rows of M W_l, then h_u + cross per category: a sum of W/8 + 1
-gathered rows costs a tenth of the product σ_i @ (M W_l) and unpacks no bits.
+``first`` (K+T+D, H) holds V W_b, W_t and diag(u) W_c. ``bag`` (rows, H) holds for each signature byte and each of its
+256 values the sum of that byte's rows of M W_l, then h_u + cross per category, the cross per second key, and, with
+coded tiers, tiers W_t of every codeword: a sum of W/8 + 1 (to 3) gathered rows costs a tenth of the product
+σ_i @ (M W_l), unpacks no bits, and with codes no popcount waits for the candidates. Parts that are off leave nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +19,26 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from aif_stream.domain.row import Rows
-from aif_stream.model.config import Kind
+from aif_stream.model.attention import Remembered
+from aif_stream.model.config import Kind, Part
 from aif_stream.model.net import Net
 from aif_stream.model.rows import has_content, tensor, valid
-from aif_stream.model.scorer import Scorer
-from aif_stream.model.signature import BYTE_SIGNS, Signatures, tier_features_into
+from aif_stream.model.scorer import Cross
+from aif_stream.model.signature import BYTE_SIGNS, Signatures
+from aif_stream.model.tiers import TierReader
 from aif_stream.model.user_side import Histories, UserNumbers
+
+I32 = NDArray[np.int32]
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """History entries with content (L'), as tiers read them: signatures, kinds, and of offline models unit vectors."""
+
+    signatures: Signatures
+    kinds: NDArray[np.uint8]
+    units: F32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,86 +49,142 @@ class UserSide:
     """
 
     u: Tensor  # (D)
-    first: Tensor  # (K + T + D, H) of AIF, (D, H) of COLD
+    first: Tensor  # (K + T + D, H) with all parts, (D, H) of COLD
     bag: Tensor  # (rows, H)
-    byte_offsets: NDArray[np.int32]  # (W/8): where a byte's 256 rows begin in the bag
-    silent: int  # the bag's row of zeros, for items without content
-    category_row: NDArray[np.int32]  # (C + 1): bag row of category - 1 … C - 1
+    byte_offsets: I32  # (W/8): where a byte's 256 rows begin in the bag; none without LSH
+    silent: int  # the bag's row of zeros
+    category_row: I32  # (C + 1): bag row of category - 1 … C - 1
+    key2_row: I32  # the same of the second key; empty without one
+    code_row: int  # bag row of code 0; -1 without codes
     signatures: Signatures  # (L', W/8) of history entries with content
+    kinds: NDArray[np.uint8]  # (L') of the same
+    units: F32 | None  # (L', V) of the same, of offline models
+    remembered: Remembered | None  # of offline models
     history_used: int
     history_stored: int
 
 
-def fold(net: Net, user: UserNumbers, history: Histories, signatures: Signatures, stored: int) -> UserSide:
-    """R = 1 numbers -> ``UserSide``. ``signatures`` are those of the history's entries with content."""
+class _Bag:
+    """Rows of the bag, one after another."""
+
+    def __init__(self, H: int) -> None:
+        self.parts: list[Tensor] = [torch.zeros(1, H)]
+        self.size = 1
+
+    def add(self, rows: Tensor) -> int:
+        """Append (n, H); returns where they begin."""
+        self.parts.append(rows)
+        self.size += len(rows)
+        return self.size - len(rows)
+
+
+def fold(net: Net, reader: TierReader, user: UserNumbers, history: Histories, seen: Seen, stored: int) -> UserSide:
+    """R = 1 numbers -> ``UserSide``."""
     config, scorer = net.config, net.scorer
     D, H, W = config.width, config.hidden, config.signature_bits
-    u, product = user.u[0], scorer.product.weight.T  # (D), (D, H)
-    first = u[:, None] * product  # (D, H)
-    bag = user.h  # (1, H)
-    byte_offsets = np.arange(W // 8, dtype=np.int32) * 256
-    silent, category_row = 0, np.zeros(len(config.categories) + 1, dtype=np.int32)
-    if config.kind is Kind.AIF:
-        bridge = user.readouts[0] @ scorer.bridge.weight.T  # (K, D) @ (D, H)
-        first = torch.cat([bridge, scorer.tiers.weight.T, first])
+    u, bag = user.u[0], _Bag(H)
+    first = [u[:, None] * scorer.product.weight.T]  # (D, H)
+    byte_offsets, code_row = np.zeros(0, dtype=np.int32), -1
+    if config.has(Part.TIERS) and not config.codes:
+        first.insert(0, scorer.tiers.weight.T)
+    if user.readouts is not None:
+        first.insert(0, user.readouts[0] @ scorer.bridge.weight.T)  # (K, D) @ (D, H)
+    if user.signature_matrix is not None:
         linear = (user.signature_matrix[0] @ scorer.linear.weight.T).view(W // 8, 8, H)  # (W, D) @ (D, H)
         table = torch.from_numpy(BYTE_SIGNS).float() @ linear  # (256, 8) @ (W/8, 8, H) -> (W/8, 256, H)
-        shares, seen = cross_shares(scorer, history)
-        silent = 32 * W
-        category_row = np.full(len(config.categories) + 1, silent + 1, dtype=np.int32)
-        category_row[seen + 1] = silent + 2 + np.arange(len(seen), dtype=np.int32)
-        bag = torch.cat([table.reshape(-1, H), torch.zeros(1, H), user.h, user.h + shares])
+        byte_offsets = bag.add(table.reshape(-1, H)) + np.arange(W // 8, dtype=np.int32) * 256
+    categories = len(config.categories)
+    category_row = np.full(categories + 1, bag.add(user.h), dtype=np.int32)
+    key2_row = np.zeros(0, dtype=np.int32)
+    if config.has(Part.SIM):
+        _cross_rows(bag, category_row, scorer.cross, history.category, history, user.h)
+        if scorer.cross2 is not None:
+            known = next(field for field in config.item_fields if field.name == config.second_key).vocabulary
+            key2_row = np.zeros(len(known) + 1, dtype=np.int32)  # bag row 0: zeros
+            _cross_rows(bag, key2_row, scorer.cross2, history.key2, history, torch.zeros(1, H))
+    if config.codes:
+        words = net.item_tower.codewords.numpy()
+        tiers = reader.read(words, np.ones(len(words), dtype=np.bool_), seen.signatures, seen.kinds)  # (M, T)
+        code_row = bag.add(torch.from_numpy(tiers) @ scorer.tiers.weight.T)  # (M, H)
     return UserSide(
         u=u / D**0.5,
-        first=first.contiguous(),
-        bag=bag.contiguous(),
+        first=torch.cat(first).contiguous(),
+        bag=torch.cat(bag.parts).contiguous(),
         byte_offsets=byte_offsets,
-        silent=silent,
+        silent=0,
         category_row=category_row,
-        signatures=signatures,
+        key2_row=key2_row,
+        code_row=code_row,
+        signatures=seen.signatures,
+        kinds=seen.kinds,
+        units=seen.units,
+        remembered=None if scorer.attention is None else scorer.attention.remember(history),
         history_used=int(history.mask.sum()),
         history_stored=stored,
     )
 
 
-def cross_shares(scorer: Scorer, history: Histories) -> tuple[Tensor, NDArray[np.int64]]:
-    """SIM before the candidates: shares (C', H) of every category in the history, and those categories (C')."""
-    categories = history.category[0]  # (L)
-    seen = torch.unique(categories[history.mask[0] & (categories >= 0)])
-    member = (seen[:, None] == categories) & history.mask[0]  # (C', L)
-    shares: Tensor = scorer.cross(member.to(history.t.dtype)[None], history)[0]
-    return shares, seen.numpy()
+def _cross_rows(bag: _Bag, row_of: I32, cross: Cross, own: Tensor, history: Histories, base: Tensor) -> None:
+    """SIM before the candidates: a bag row for each key in the history, ``base`` (1, H) plus its share. Keys that the
+    history lacks keep their row: an empty group's share is zero."""
+    keys = torch.unique(own[0][history.mask[0] & (own[0] >= 0)])  # (C')
+    begin = bag.add(base + cross.of_keys(keys[None], own, history)[0])
+    row_of[keys.numpy() + 1] = begin + np.arange(len(keys), dtype=np.int32)
 
 
-def score_rows(net: Net, user: UserSide, rows: Rows, edges: Signatures) -> NDArray[np.float32]:
-    """Logits f32 (B); -inf where a row is not valid. No state, no autograd: safe from several threads."""
+def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: F32 | None = None) -> F32:
+    """Logits f32 (B); -inf where a row is not valid. No state, no autograd: safe from several threads.
+
+    ``units``: unit content vectors (B, V) of the candidates, which offline models read and rows do not carry.
+    """
     config, scorer = net.config, net.scorer
-    K, T, D = config.bridges, config.tiers, config.width
+    t = tensor(rows["t"]).float()
     if config.kind is Kind.TWOTOWER:
-        logits = tensor(rows["t"]).float() @ user.u
-    elif config.kind is Kind.COLD:
-        t = tensor(rows["t"]).float()
-        hidden = tensor(rows["h"]).float() + user.bag
-        logits = scorer.head(torch.addmm(hidden, t, user.first)) + t @ user.u
+        logits = t @ user.u
     else:
         content = has_content(rows)
-        x = torch.empty(len(rows), K + T + D)
-        x[:, :K] = tensor(rows["w"])
-        x[:, K + T :] = tensor(rows["t"])
-        tier_features_into(x.numpy()[:, K : K + T], rows["sig"], content, user.signatures, edges)
-        hidden = fn.embedding_bag(_bag_rows(user, rows, content), user.bag, mode="sum")  # (B, W/8 + 1) -> (B, H)
+        width = user.first.shape[0]
+        x = t
+        if width > config.width:
+            x = torch.empty(len(rows), width)
+            x[:, width - config.width :] = t
+            at = 0
+            if config.has(Part.BEA):
+                x[:, : config.bridges] = tensor(rows["w"])
+                at = config.bridges
+            if at < width - config.width:
+                _tiers_into(x.numpy()[:, at : width - config.width], reader, user, rows, content, units)
+        hidden = fn.embedding_bag(_bag_rows(user, rows, content), user.bag, mode="sum")  # (B, W/8 + 1…) -> (B, H)
         hidden += tensor(rows["h"])
         hidden.addmm_(x, user.first)  # (B, K + T + D) @ (K + T + D, H)
-        logits = scorer.head(hidden).add_(x[:, K + T :] @ user.u)
-    scores: NDArray[np.float32] = logits.numpy()
+        if scorer.attention is not None and user.remembered is not None:
+            hidden += scorer.attention(t[None], user.remembered)[0]
+        logits = scorer.head(hidden).add_(t @ user.u)
+    scores: F32 = logits.numpy()
     scores[~valid(rows)] = -np.inf
     return scores
 
 
+def _tiers_into(
+    out: F32, reader: TierReader, user: UserSide, rows: Rows, content: NDArray[np.bool_], units: F32 | None
+) -> None:
+    if user.units is not None and units is not None:
+        out[:] = reader.read_cosines(units, content, user.units, user.kinds)
+    else:
+        reader.read_into(out, rows["sig"], content, user.signatures, user.kinds)
+
+
 def _bag_rows(user: UserSide, rows: Rows, content: NDArray[np.bool_]) -> Tensor:
-    """Which rows of the bag belong to each item: i32 (B, W/8 + 1)."""
-    at = np.empty((len(rows), len(user.byte_offsets) + 1), dtype=np.int32)
-    np.add(rows["sig"], user.byte_offsets, out=at[:, :-1])
-    at[~content, :-1] = user.silent
-    at[:, -1] = user.category_row[rows["category"] + 1]
+    """Which rows of the bag belong to each item: i32 (B, W/8 + 1 …)."""
+    n = len(user.byte_offsets)
+    at = np.empty((len(rows), n + 1 + (len(user.key2_row) > 0) + (user.code_row >= 0)), dtype=np.int32)
+    if n:
+        np.add(rows["sig"], user.byte_offsets, out=at[:, :n])
+        at[~content, :n] = user.silent
+    at[:, n] = user.category_row[rows["category"] + 1]
+    if len(user.key2_row):
+        at[:, n + 1] = user.key2_row[rows["key2"] + 1]
+    if user.code_row >= 0:
+        at[:, -1] = user.code_row + rows["code"].astype(np.int32)
+        at[~content, -1] = user.silent
     return torch.from_numpy(at)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from aif_stream.model.config import ModelConfig
+from aif_stream.model.config import HISTORY_KINDS, ModelConfig, Part
 from aif_stream.model.features import Attributes
 from aif_stream.model.item_side import AttributeEmbedding
 
-KINDS: Final = 8  # three bits of a stored entry
 AGES: Final = 24  # log2 of seconds before the newest behavior: up to half a year and beyond
 _MAX_AGE: Final = float(2 ** (AGES - 1))
 
@@ -39,18 +38,19 @@ class Histories:
     kind: Tensor  # i64 (R, L)
     age: Tensor  # i64 (R, L), see age_buckets
     category: Tensor  # i64 (R, L); -1: none
+    key2: Tensor  # i64 (R, L); -1: none
 
     def newest(self, count: int) -> Histories:
         return Histories(*(getattr(self, name)[:, -count:] for name in self.__slots__))
 
 
 class UserNumbers(NamedTuple):
-    """u (R, D), h (R, H), bridge read-outs V (R, K, D), signature matrix M (R, W, D)."""
+    """u (R, D), h (R, H), bridge read-outs V (R, K, D), signature matrix M (R, W, D); None: a part switched off."""
 
     u: Tensor
     h: Tensor
-    readouts: Tensor
-    signature_matrix: Tensor
+    readouts: Tensor | None
+    signature_matrix: Tensor | None
 
 
 class UserTower(nn.Module):
@@ -63,7 +63,7 @@ class UserTower(nn.Module):
         self.profile = AttributeEmbedding(config.user_fields, 0, E)
         self.profile_norm = nn.LayerNorm(E)
         self.profile_down = nn.Linear(E, D)
-        self.kind, self.age = nn.Embedding(KINDS, D), nn.Embedding(AGES, D)
+        self.kind, self.age = nn.Embedding(HISTORY_KINDS, D), nn.Embedding(AGES, D)
         nn.init.normal_(self.kind.weight, std=0.05)
         nn.init.normal_(self.age.weight, std=0.05)
         self.value = nn.Linear(D, D)
@@ -83,7 +83,8 @@ class UserTower(nn.Module):
         z = torch.cat([p, interest, mean, torch.log1p(count) / 8], dim=-1)  # (R, 3D + 1)
         u = self.skip(z) + self.down(fn.relu(self.up(z)))  # (R, D)
         h = self.share(torch.cat([u, p], dim=-1))  # (R, 2D) -> (R, H)
-        return UserNumbers(u, h, self.readouts(history, bridges, sharpness), signature_matrix(history))
+        readouts = self.readouts(history, bridges, sharpness) if self.config.has(Part.BEA) else None
+        return UserNumbers(u, h, readouts, signature_matrix(history) if self.config.has(Part.LSH) else None)
 
     def interest(self, p: Tensor, short: Histories) -> Tensor:
         """Self-attention over the short history, then the profile's attention over it: (R, S, D) -> (R, D)."""

@@ -15,12 +15,14 @@ from aif_stream.domain.events import Attribute, ItemUpserted
 from aif_stream.domain.history import History, kinds, times_ms
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.domain.versions import check_version_name
+from aif_stream.errors import VersionError
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
 from aif_stream.model.net import Batch, Net
 from aif_stream.model.rows import ItemRows, fill, has_content, tensor, valid
-from aif_stream.model.signature import edge_table, pack_signs, signs, tier_features
-from aif_stream.model.split import UserSide, fold, score_rows
+from aif_stream.model.signature import Signatures, pack_signs, signs
+from aif_stream.model.split import Seen, UserSide, fold, score_rows
+from aif_stream.model.tiers import TierReader
 from aif_stream.model.user_side import Histories, age_buckets
 
 Bools = NDArray[np.bool_]
@@ -45,7 +47,7 @@ class ModelVersion:
         self._item_tower = deepcopy(self.net.item_tower).double()
         self._items = ItemEncoder(self.config)
         self._profiles = AttributeEncoder(self.config.user_fields)
-        self._edges = edge_table(self.config)
+        self._tiers = TierReader(self.config)
 
     @classmethod
     def init(cls, config: ModelConfig, seed: int, name: str = "untrained") -> ModelVersion:
@@ -72,7 +74,13 @@ class ModelVersion:
         with torch.inference_mode():
             numbers = self._item_tower(features)
             signatures = pack_signs(self._item_tower.project(features), features.has_content)
-        return fill(dtype, features, numbers, signatures)
+            codes = self.net.item_tower.codes(signatures) if self.config.codes else None
+        return fill(dtype, features, numbers, signatures, codes)
+
+    def units(self, items: Sequence[ItemUpserted]) -> NDArray[np.float32]:
+        """Unit content vectors f32 (N, V), which offline models (``din``, ``exact``) read beside the rows."""
+        with torch.inference_mode():
+            return self.net.item_tower.units(self._items.encode(items))
 
     def user_side(
         self,
@@ -80,34 +88,54 @@ class ModelVersion:
         history: History,
         history_rows: Rows,
         found: Bools,
+        units: NDArray[np.float32] | None = None,
     ) -> UserSide:
         """The user's part of scoring.
 
         history (L), oldest first, with the rows (L) of its items and which were found (L). Entries without a valid
         row are left out; of the others the newest ``config.long`` count. A profile attribute of a wrong type counts
         as unknown. None: no profile. Ages count from the newest stored behavior, so no wall clock enters.
+        ``units`` (L, V) are of the history's items; offline models raise ``VersionError`` without them.
         """
+        self._check_units(units)
         used = np.flatnonzero(found & valid(history_rows))[-self.config.long :]
         rows = history_rows[used]
         content = has_content(rows)
         with torch.inference_mode():
             seen = _histories(self, history, used, rows, content)
             tower = self.net.item_tower
-            user = self.net.user_tower(self._profile(profile), seen, tower.bridges, tower.sharpness)
-            return fold(self.net, user, seen, np.ascontiguousarray(rows["sig"][content]), len(history))
+            user = self.net.user_tower(self._profile(profile), seen, tower.bridge_rows, tower.sharpness)
+            signed = Seen(
+                np.ascontiguousarray(rows["sig"][content]),
+                kinds(history)[used][content],
+                units[used][content] if self.config.offline and units is not None else None,
+            )
+            return fold(self.net, self._tiers, user, seen, signed, len(history))
 
-    def score(self, user: UserSide, rows: Rows) -> NDArray[np.float32]:
+    def score(self, user: UserSide, rows: Rows, units: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Logits f32 (B) of candidates by their rows; higher is better; -inf where a row is not valid.
 
         A score depends on user and row alone, not on the batch: a replayed request gives the same bits.
+        ``units`` (B, V) as in ``user_side``.
         """
+        self._check_units(units)
         count = len(rows)
         if count % _BLOCK_ROWS:
             blocks = np.zeros(count + -count % _BLOCK_ROWS, rows.dtype)  # a zeroed row is not valid
             blocks[:count] = rows
             rows = blocks
+            units = (
+                None if units is None else np.concatenate([units, np.zeros((len(rows) - count, units.shape[1]), "f4")])
+            )
         with torch.inference_mode():
-            return score_rows(self.net, user, rows, self._edges)[:count]
+            return score_rows(self.net, self._tiers, user, rows, units)[:count]
+
+    def _check_units(self, units: NDArray[np.float32] | None) -> None:
+        if self.config.offline and units is None:
+            raise VersionError(
+                f"{self.name} is a {self.config.kind.value} model: it reads content vectors that rows do not carry",
+                mend="aif evaluate judges it; serve an aif model",
+            )
 
     def joint(
         self,
@@ -133,14 +161,9 @@ class ModelVersion:
         self, features: ItemFeatures, count: int, history: History, used: NDArray[np.int64], at: NDArray[np.int64]
     ) -> Batch:
         """One request: the first ``count`` items are candidates, ``at`` the items of the history entries ``used``."""
-        signatures = pack_signs(self.net.item_tower.project(features), features.has_content)
-        tiers = tier_features(
-            signatures[:count],
-            features.has_content[:count],
-            signatures[at[features.has_content[at]]],
-            self._edges,
-            self.config.tiers,
-        )
+        tower = self.net.item_tower
+        signatures = pack_signs(tower.project(features), features.has_content)
+        tiers = self._joint_tiers(features, signatures, count, at, kinds(history)[used])
         kind, age = _kind_and_age(history, used)
         empty = len(used) == 0
         return Batch(
@@ -153,6 +176,25 @@ class ModelVersion:
             kind=torch.zeros(1, 1, dtype=torch.int64) if empty else kind,
             age=torch.zeros(1, 1, dtype=torch.int64) if empty else age,
         )
+
+    def _joint_tiers(
+        self,
+        features: ItemFeatures,
+        signatures: Signatures,
+        count: int,
+        at: NDArray[np.int64],
+        kind: NDArray[np.uint8],
+    ) -> NDArray[np.float32]:
+        """Tier features (count, columns) of the first items against the entries ``at`` of kinds ``kind``."""
+        tower, content = self.net.item_tower, features.has_content
+        seen, kind = at[content[at]], kind[content[at]]
+        if self.config.offline:
+            units = tower.units(features)
+            return self._tiers.read_cosines(units[:count], content[:count], units[seen], kind)
+        own = signatures[:count]
+        if self.config.codes:
+            own = tower.codewords.numpy()[tower.codes(own)]
+        return self._tiers.read(own, content[:count], signatures[seen], kind)
 
     def _profile(self, profile: Mapping[str, Attribute] | None) -> Attributes:
         # A wrong type is counted for items, whose publisher is told; here it falls back to the unknown value.
@@ -167,6 +209,12 @@ def _kind_and_age(history: History, used: NDArray[np.int64]) -> tuple[torch.Tens
     return torch.from_numpy(kinds(history)[used].astype(np.int64))[None], torch.from_numpy(age)[None]
 
 
+def _keys(rows: Rows, field: str) -> torch.Tensor:
+    """A key of the rows, i64 (1, L'); -1 where there is no such field."""
+    keys = rows[field].astype(np.int64) if field else np.full(len(rows), -1, dtype=np.int64)
+    return torch.from_numpy(keys)[None]
+
+
 def _histories(
     version: ModelVersion, history: History, used: NDArray[np.int64], rows: Rows, content: Bools
 ) -> Histories:
@@ -174,7 +222,7 @@ def _histories(
     if len(used) == 0:
         zero = torch.zeros(1, 1, dtype=torch.int64)
         D, W = version.config.width, version.config.signature_bits
-        return Histories(torch.zeros(1, 1, D), torch.zeros(1, 1, W), zero > 0, zero, zero, zero - 1)
+        return Histories(torch.zeros(1, 1, D), torch.zeros(1, 1, W), zero > 0, zero, zero, zero - 1, zero - 1)
     kind, age = _kind_and_age(history, used)
     return Histories(
         t=tensor(rows["t"]).float()[None],
@@ -182,5 +230,6 @@ def _histories(
         mask=torch.ones(1, len(used), dtype=torch.bool),
         kind=kind,
         age=age,
-        category=torch.from_numpy(rows["category"].astype(np.int64))[None],
+        category=_keys(rows, "category"),
+        key2=_keys(rows, "key2" if version.config.second_key else ""),
     )

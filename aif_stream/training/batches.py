@@ -1,4 +1,4 @@
-"""Batches of requests: encoded catalogue, precomputed tiers, padded histories.
+"""Batches of requests: encoded catalogue, tiers, padded histories.
 
 Histories stay flat arrays with a begin and an end per request; only a batch is padded. Grouping the impressions of a
 request is what makes training quick: its user side is computed once (a first lab: nine times one row per impression).
@@ -7,6 +7,7 @@ request is what makes training quick: its user side is computed once (a first la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aif_stream.errors import TrainingDataError
+from aif_stream.model.config import Part
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
 from aif_stream.model.net import Batch, Net
-from aif_stream.model.signature import edge_table, pack_signs, signs, tier_features
+from aif_stream.model.signature import pack_signs, signs
+from aif_stream.model.tiers import TierReader
 from aif_stream.model.user_side import age_buckets
 from aif_stream.training.dataset import Dataset
 
@@ -25,14 +28,21 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All that batches are cut from. Signatures are fixed before training, so tiers are computed once."""
+    """All that batches are cut from; memory grows with the catalogue, not with the impressions.
+
+    Signatures are fixed before training. Tiers are read for each batch anew: kept, they would be as large as the log.
+    """
 
     data: Dataset
     items: ItemFeatures  # the catalogue
     signatures: NDArray[np.uint8]  # (items, W/8)
+    looks: NDArray[Any]  # (items, …) what tiers read of a candidate: signature, codeword, or unit vector
     profiles: Attributes  # (users)
-    tiers: NDArray[np.float32]  # (impressions, T)
+    reader: TierReader
     history: int  # newest entries of a batch
+    long: int  # newest entries that tiers read, as served
+    reads_tiers: bool
+    cosines: bool
 
     @classmethod
     def build(cls, data: Dataset, net: Net, history: int) -> Tables:
@@ -46,11 +56,26 @@ class Tables:
                 mend="mend their features, or leave them out",
             )
         with torch.inference_mode():
-            signatures = pack_signs(net.item_tower.project(items), items.has_content)
+            tower = net.item_tower
+            signatures = pack_signs(tower.project(items), items.has_content)
+            looks: NDArray[Any] = tower.units(items) if net.config.offline else signatures
+            if net.config.codes:
+                looks = tower.codewords.numpy()[tower.codes(signatures)]
         encoder = AttributeEncoder(net.config.user_fields)
         profiles = encoder.encode([p or {} for p in data.profiles], Verdict.all_usable(len(data.profiles)))
-        tiers = _all_tiers(data, net, items, signatures)
-        return cls(data, items, signatures, profiles, tiers, history)
+        config = net.config
+        return cls(
+            data,
+            items,
+            signatures,
+            looks,
+            profiles,
+            TierReader(config),
+            history,
+            config.long,
+            reads_tiers=config.has(Part.TIERS),
+            cosines=config.offline,
+        )
 
     def batch(self, requests: I64) -> tuple[Batch, Tensor, Tensor]:
         """R requests -> batch, labels f32 (R, B) and weights f32 (R, B), 0 where a request has fewer candidates."""
@@ -79,7 +104,7 @@ class Tables:
             sigma=torch.from_numpy(signs(self.signatures[distinct], items.has_content)),
             profiles=self.profiles.take(table.user[requests]),
             candidates=torch.from_numpy(index[: candidates.size].reshape(candidates.shape)),
-            tiers=torch.from_numpy(self.tiers[shown]),
+            tiers=torch.from_numpy(self._tiers(requests, here)),
             history=torch.from_numpy(history),
             kind=torch.from_numpy(kind),
             age=torch.from_numpy(age),
@@ -87,16 +112,18 @@ class Tables:
         labels = torch.from_numpy((table.clicked[shown] & here).astype(np.float32))
         return batch, labels, torch.from_numpy(here.astype(np.float32))
 
-
-def _all_tiers(data: Dataset, net: Net, items: ItemFeatures, signatures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """SimTier of every impression against its request's history (as served: newest ``config.long``), f32 (N, T)."""
-    table, edges, T = data.requests, edge_table(net.config), net.config.tiers
-    tiers = np.empty((len(table.item), T), dtype=np.float32)
-    for request in range(len(table.user)):
-        shown = slice(table.first[request], table.first[request + 1])
-        begin, end = table.begin[request], table.end[request]
-        seen = data.behaviors.item[max(begin, end - net.config.long) : end]
-        seen = seen[items.has_content[seen]]
-        chosen = table.item[shown]
-        tiers[shown] = tier_features(signatures[chosen], items.has_content[chosen], signatures[seen], edges, T)
-    return tiers
+    def _tiers(self, requests: I64, here: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """SimTier of the requests' impressions against their histories (as served: newest ``long``), f32 (R, B, T)."""
+        tiers = np.zeros((*here.shape, self.reader.columns), dtype=np.float32)
+        if not self.reads_tiers:
+            return tiers
+        table, behaviors, content = self.data.requests, self.data.behaviors, self.items.has_content
+        known: NDArray[Any] = self.looks if self.cosines else self.signatures
+        read = self.reader.read_cosines if self.cosines else self.reader.read
+        for at, request in enumerate(requests.tolist()):
+            chosen = table.item[table.first[request] : table.first[request + 1]]
+            span = slice(max(table.begin[request], table.end[request] - self.long), table.end[request])
+            seen, kind = behaviors.item[span], behaviors.kind[span]
+            kind, seen = kind[content[seen]], seen[content[seen]]
+            tiers[at, : len(chosen)] = read(self.looks[chosen], content[chosen], known[seen], kind)
+        return tiers

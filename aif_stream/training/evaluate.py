@@ -1,79 +1,121 @@
 """Judges versions as they are served: rows in 16 bits, split scoring, histories that end before each request.
 
-- GAUC, AUC: impressions of the test part.
-- HR@100: the share of a user's test clicks among the first hundred of a candidate set, by the user side at the
-  user's first test request. The set: the whole catalogue up to 2,000 items, else 2,000 drawn (seed 0), without what
-  the user's history holds, and with the clicked items.
+The candidate sets, which ``CANDIDATES`` states for every report:
+
+- GAUC, AUC, log loss, calibration: the impressions of the test part, each request with its own history.
+- HR@K, NDCG@K: a user's test clicks among the first K, by the user side at the user's first test request. The set: the
+  whole catalogue up to 2,000 items, else 2,000 drawn (seed 0), without what the user's history holds, and with the
+  clicked items. The same for every model of a run.
+
+Intervals and differences are bootstraps over users; a difference pairs the draws of two models.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aif_stream.clock import elapsed_ms, monotonic_s
-from aif_stream.domain.history import ENTRY
 from aif_stream.domain.row import Rows
 from aif_stream.errors import TrainingDataError
-from aif_stream.model.config import Kind, ModelConfig
 from aif_stream.model.version import ModelVersion
+from aif_stream.training.cost import mflop, online_ms
 from aif_stream.training.dataset import Dataset, Split
-from aif_stream.training.metrics import Metric, gauc, global_auc, weighted_mean
+from aif_stream.training.metrics import Metric, Resampled, auc_draws, by_user, gauc_draws, ratio
 
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 _CANDIDATES: Final = 2000
-_TOP: Final = 100
-_COST_B: Final = 10_000
-_COST_L: Final = 1_000
-_COST_RUNS: Final = 21
+_TOPS: Final = (10, 100)
 _BATCH: Final = 512
 
+CANDIDATES: Final = {
+    "gauc, auc, logloss, calibration": "impressions of the test part (the newest tenth by time)",
+    "hr@K, ndcg@K": "catalogue, or 2,000 of it (seed 0), without the user's history, with the user's test clicks",
+}
 
 Ranker = Callable[[int, I64], NDArray[np.floating]]
 """Scores the items (indices) of one request (number)."""
 
 
 class Evaluation(NamedTuple):
-    """One line of ``aif evaluate``; the costs of a baseline that looks scores up are 0."""
+    """One line of ``aif evaluate``; the costs of a baseline that looks scores up are 0.
+
+    ``difference``: each metric minus that of the first model of the run, paired; empty for the first itself.
+    """
 
     model: str
     metrics: dict[str, Metric]
     online_ms_per_10k: float
     online_mflop_per_10k: float
+    difference: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one ranker achieved, with the draws that differences are made of."""
+
+    found: dict[str, Resampled]
+
+    def metrics(self) -> dict[str, Metric]:
+        return {name: value.metric() for name, value in self.found.items()}
+
+    def minus(self, other: Judged) -> dict[str, Metric]:
+        return {name: value.minus(other.found[name]) for name, value in self.found.items() if name in other.found}
 
 
 class Served:
-    """A version over a data set's catalogue: its rows in memory, as a mirror has them."""
+    """A version over a data set's catalogue: its rows in memory, as a mirror has them.
+
+    Models that are judged but never served also keep the unit content vectors here.
+    """
 
     def __init__(self, version: ModelVersion, data: Dataset) -> None:
         """Raises ``TrainingDataError`` when the version cannot use some of the items."""
         self.version, self._data = version, data
-        parts = []
+        parts, units = [], []
         for at in range(0, len(data.items), _BATCH):
-            rows, problems = version.item_side(data.items[at : at + _BATCH], version.layout.dtype)
+            batch = data.items[at : at + _BATCH]
+            rows, problems = version.item_side(batch, version.layout.dtype)
             if problems:
                 raise TrainingDataError(
                     f"{version.name} cannot use items of {data.name}: {dict(problems)}", mend="train on this data"
                 )
             parts.append(rows)
+            if version.config.offline:
+                units.append(version.units(batch))
         self.rows: Rows = np.concatenate(parts)
+        self.units = np.concatenate(units) if units else None
 
     def __call__(self, request: int, items: I64) -> NDArray[np.floating]:
         history, indices = self._data.history(request)
         everything = np.ones(len(indices), dtype=np.bool_)
         profile = self._data.profiles[self._data.requests.user[request]]
-        user = self.version.user_side(profile, history, self.rows[indices], everything)
-        return self.version.score(user, self.rows[items])
+        seen, shown = (None if self.units is None else self.units[at] for at in (indices, items))
+        user = self.version.user_side(profile, history, self.rows[indices], everything, seen)
+        return self.version.score(user, self.rows[items], shown)
+
+
+def evaluate_versions(versions: list[ModelVersion], data: Dataset) -> list[Evaluation]:
+    """Quality on the test part with differences to the first, and cost at B = 10,000 and L = 1,000."""
+    lines: list[Evaluation] = []
+    first: Judged | None = None
+    for version in versions:
+        served = Served(version, data)
+        judged = judge(served, data)
+        difference = judged.minus(first) if first is not None else {}
+        first = first or judged
+        ms = online_ms(version, served.rows, served.units)
+        lines.append(Evaluation(version.name, judged.metrics(), ms, mflop(version.config), difference))
+    return lines
 
 
 def evaluate_version(version: ModelVersion, data: Dataset) -> Evaluation:
-    """Quality on the test part and cost at B = 10,000, L = 1,000 (median of 21, on rows of this catalogue)."""
-    served = Served(version, data)
-    return Evaluation(version.name, judge(served, data), _online_ms(served), _mflop(version.config))
+    """``evaluate_versions`` of one."""
+    return evaluate_versions([version], data)[0]
 
 
 def evaluate_baselines(data: Dataset) -> list[Evaluation]:
@@ -85,77 +127,72 @@ def evaluate_baselines(data: Dataset) -> list[Evaluation]:
     clicks = np.bincount(chosen, minlength=len(data.items)).astype(np.float64)
     mean = (clicks + 5 * requests.clicked[shown].mean()) / (count + 5)
     return [
-        Evaluation(name, judge(_lookup(table), data), 0.0, 0.0)
+        Evaluation(name, judge(_lookup(table), data, logits=False).metrics(), 0.0, 0.0, {})
         for name, table in (("popularity", clicks), ("item-mean", mean))
     ]
 
 
-def judge(ranker: Ranker, data: Dataset) -> dict[str, Metric]:
-    """GAUC, AUC and HR@100 with intervals."""
+def judge(ranker: Ranker, data: Dataset, *, logits: bool = True) -> Judged:
+    """All metrics of a ranker; ``logits``: its scores are some, so that their chances can be judged too."""
     table, test = data.requests, data.requests.of(Split.TEST)
     scores = np.concatenate([ranker(int(r), table.item[table.first[r] : table.first[r + 1]]) for r in test])
     user = np.repeat(table.user[test], np.diff(table.first)[test])
     clicked = table.clicked[table.shown(test)]
+    found = {"gauc": gauc_draws(user, scores, clicked), "auc": auc_draws(user, scores, clicked)}
+    found |= _top(ranker, data)
+    if logits:
+        found |= _chances(user, scores.astype(np.float64), clicked)
+    return Judged(found)
+
+
+def _chances(user: I64, scores: F64, clicked: NDArray[np.bool_]) -> dict[str, Resampled]:
+    """Log loss per impression; calibration: expected over seen clicks, 1 is right, above 1 promises too much."""
+    loss = np.logaddexp(0.0, np.where(clicked, -scores, scores))
+    groups = by_user(user)
+
+    def sums(values: NDArray[np.floating]) -> F64:
+        return np.array([values[rows].sum() for rows in groups], dtype=np.float64)
+
     return {
-        "gauc": gauc(user, scores, clicked),
-        "auc": global_auc(user, scores, clicked),
-        "hr@100": _hit_rate(ranker, data),
+        "logloss": ratio(sums(loss), sums(np.ones(len(user)))),
+        "calibration": ratio(sums(1 / (1 + np.exp(-np.clip(scores, -500, 500)))), sums(clicked.astype(np.float64))),
     }
 
 
-def _hit_rate(ranker: Ranker, data: Dataset) -> Metric:
+def _top(ranker: Ranker, data: Dataset) -> dict[str, Resampled]:
+    """HR@K weighted by clicks, NDCG@K by users."""
     table, random = data.requests, np.random.default_rng(0)
     test = data.requests.of(Split.TEST)
     test = test[np.lexsort((table.time_ms[test], table.user[test]))]
     _, heads = np.unique(table.user[test], return_index=True)
-    shares, weights = [], []
+    hits: dict[int, list[int]] = {k: [] for k in _TOPS}
+    gains: dict[int, list[float]] = {k: [] for k in _TOPS}
+    counts = []
+    everything = np.arange(len(data.items))
     for mine in np.split(test, heads[1:]):
         shown = table.shown(mine)
         clicks = np.unique(table.item[shown][table.clicked[shown]])
         if not len(clicks):
             continue
-        everything = np.arange(len(data.items))
         some = everything if len(everything) <= _CANDIDATES else random.choice(everything, _CANDIDATES, replace=False)
         candidates = np.union1d(np.setdiff1d(some, data.history(int(mine[0]))[1]), clicks)
-        top = candidates[np.argsort(-ranker(int(mine[0]), candidates), kind="stable")[:_TOP]]
-        shares.append(len(np.intersect1d(top, clicks)) / len(clicks))
-        weights.append(len(clicks))
-    return weighted_mean(np.array(shares), np.array(weights, dtype=np.float64))
+        top = candidates[np.argsort(-ranker(int(mine[0]), candidates), kind="stable")[: max(_TOPS)]]
+        right = np.isin(top, clicks)
+        counts.append(len(clicks))
+        for k in _TOPS:
+            discount = 1 / np.log2(np.arange(min(k, len(top))) + 2)
+            hits[k].append(int(right[:k].sum()))
+            gains[k].append(float((right[:k] * discount).sum() / discount[: len(clicks)].sum()))
+    weight = np.array(counts, dtype=np.float64)
+    found: dict[str, Resampled] = {}
+    for k in _TOPS:
+        found[f"hr@{k}"] = ratio(np.array(hits[k], dtype=np.float64), weight)
+        found[f"ndcg@{k}"] = ratio(np.array(gains[k]), np.ones(len(weight)))
+    return found
 
 
-def _lookup(table: NDArray[np.floating]) -> Callable[[int, I64], NDArray[np.floating]]:
+def _lookup(table: F64) -> Ranker:
     def rank(request: int, items: I64) -> NDArray[np.floating]:
         return table[items]
 
     return rank
-
-
-def _online_ms(served: Served) -> float:
-    """Milliseconds from the user side and candidate rows to scores, as many threads as torch has."""
-    random = np.random.default_rng(0)
-    rows, seen = (served.rows[random.integers(len(served.rows), size=size)] for size in (_COST_B, _COST_L))
-    history = np.zeros(_COST_L, dtype=ENTRY)
-    history["time_kind"] = np.sort(random.integers(1 << 40, size=_COST_L)).astype(np.uint64) << np.uint64(
-        3
-    ) | np.uint64(1)
-    user = served.version.user_side(None, history, seen, np.ones(_COST_L, dtype=np.bool_))
-    for _ in range(3):  # pages, caches, the allocator
-        served.version.score(user, rows)
-    times = []
-    for _ in range(_COST_RUNS):
-        began = monotonic_s()
-        served.version.score(user, rows)
-        times.append(elapsed_ms(began))
-    return round(statistics.median(times), 3)
-
-
-def _mflop(config: ModelConfig) -> float:
-    """Floating-point operations (multiply and add count two) per 10,000 candidates; popcounts are none of them."""
-    D, H, K, T, W = config.width, config.hidden, config.bridges, config.tiers, config.signature_bits
-    dot, head = 2 * D, 7 * H + 2 * H * config.head + 3 * config.head
-    each = {
-        Kind.TWOTOWER: dot,
-        Kind.COLD: dot + 2 * D * H + 2 * H + head,
-        Kind.AIF: dot + 2 * (K + T + D) * H + (W // 8 + 2) * H + 3 * T + head,
-    }[config.kind]
-    return round(each * _COST_B / 1e6, 3)

@@ -19,7 +19,7 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.training.batches import Tables
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.metrics import Metric, gauc
-from aif_stream.training.schema import centre_content, config_for
+from aif_stream.training.schema import centre_content, config_for, fit_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.net = Net(self.config, recipe.seed)
         centre_content(self.net, data)
+        fit_codes(self.net, data)
         self._tables = Tables.build(data, self.net, recipe.history)
         self._requests = _newest(data, recipe.impressions)
         self._optimizer = _optimizer(self.net, recipe)

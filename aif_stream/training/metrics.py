@@ -1,4 +1,4 @@
-"""GAUC, AUC and HR@K, each with a bootstrap interval over users (users, not impressions, are independent)."""
+"""GAUC, AUC and ratios, each with a bootstrap interval over users (users, not impressions, are independent)."""
 
 from __future__ import annotations
 
@@ -39,42 +39,66 @@ def auc(scores: Floats, clicked: Bools) -> float:
     return float((ranks[clicked].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def gauc(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Metric:
+class Resampled(NamedTuple):
+    """A value and its bootstrap draws. Draws of one seed over the same users pair up: draw n is of the same users."""
+
+    value: float
+    draws: Floats
+
+    def metric(self) -> Metric:
+        """With its interval; NaN where nothing could be measured."""
+        draws = self.draws[~np.isnan(self.draws)]
+        low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]) if len(draws) else (self.value, self.value)
+        return Metric(self.value, float(low), float(high))
+
+    def minus(self, other: Resampled) -> Metric:
+        """The paired difference: narrower than two intervals side by side. ValueError when the users differ."""
+        if len(self.draws) != len(other.draws):
+            raise ValueError("only draws over the same users can be paired")
+        return Resampled(self.value - other.value, self.draws - other.draws).metric()
+
+
+def ratio(top: Floats, bottom: Floats, seed: int = 0) -> Resampled:
+    """Σ top / Σ bottom over users (U), resampling users."""
+    if not len(top):
+        return Resampled(float("nan"), np.zeros(0))
+    random, draws = np.random.default_rng(seed), np.empty(_RESAMPLES)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for at in range(_RESAMPLES):  # one at a time: a thousand times the users would not fit memory
+            picks = random.integers(len(top), size=len(top))
+            draws[at] = top[picks].sum() / bottom[picks].sum()
+        return Resampled(float(top.sum() / bottom.sum()), draws)
+
+
+def gauc_draws(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Resampled:
     """AUC per user, weighted by impressions; users of one class are skipped. NaN when no user has both."""
     values, weights = [], []
-    for rows in _by_user(user):
+    for rows in by_user(user):
         value = auc(scores[rows], clicked[rows])
         if not np.isnan(value):
             values.append(value)
             weights.append(len(rows))
-    return weighted_mean(np.array(values), np.array(weights, dtype=np.float64), seed)
+    weight = np.array(weights, dtype=np.float64)
+    return ratio(np.array(values) * weight, weight, seed)
 
 
-def weighted_mean(values: Floats, weights: Floats, seed: int = 0) -> Metric:
-    """Mean by weight over users, resampling users."""
-    if not len(values):
-        return Metric(*[float("nan")] * 3)
-    picks = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-    means = (values * weights)[picks].sum(axis=1) / weights[picks].sum(axis=1)
-    return _metric(float((values * weights).sum() / weights.sum()), means)
+def gauc(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Metric:
+    """``gauc_draws`` with its interval."""
+    return gauc_draws(user, scores, clicked, seed).metric()
 
 
-def global_auc(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Metric:
+def auc_draws(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Resampled:
     """AUC over all impressions, resampling users (fewer draws: each sorts everything)."""
-    groups = _by_user(user)
+    groups = by_user(user)
     random = np.random.default_rng(seed)
     draws = []
     for _ in range(_RESAMPLES // 10):
         rows = np.concatenate([groups[at] for at in random.integers(len(groups), size=len(groups))])
         draws.append(auc(scores[rows], clicked[rows]))
-    return _metric(auc(scores, clicked), np.array([draw for draw in draws if not np.isnan(draw)]))
+    return Resampled(auc(scores, clicked), np.array(draws))
 
 
-def _by_user(user: I64) -> list[I64]:
+def by_user(user: I64) -> list[I64]:
+    """Rows of each user, users rising."""
     order = np.argsort(user, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(user[order])) + 1)
-
-
-def _metric(value: float, draws: Floats) -> Metric:
-    low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]) if len(draws) else (value, value)
-    return Metric(value, float(low), float(high))

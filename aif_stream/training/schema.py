@@ -12,7 +12,10 @@ import torch
 
 from aif_stream.domain.events import Attribute
 from aif_stream.model.config import Field, ModelConfig
+from aif_stream.model.features import ItemEncoder
 from aif_stream.model.net import Net
+from aif_stream.model.signature import pack_signs
+from aif_stream.training.codewords import fit_codewords
 from aif_stream.training.dataset import Dataset
 
 # Values seen once teach nothing; beyond two thousand a vocabulary grows and the mean count falls below a handful.
@@ -59,6 +62,17 @@ def infer_fields(rows: Iterable[Mapping[str, Attribute]]) -> tuple[Field, ...]:
             values = np.array(numbers[name])
             fields.append(Field(name, "number", mean=float(values.mean()), scale=float(values.std()) or 1.0))
     return tuple(fields)
+
+
+def fit_codes(net: Net, data: Dataset) -> None:
+    """Set the codewords of coded tiers from the catalogue's signatures; after ``centre_content``."""
+    if not net.config.codes:
+        return
+    items = ItemEncoder(net.config).encode(data.items)
+    with torch.inference_mode():
+        signatures = pack_signs(net.item_tower.project(items), items.has_content)[items.has_content]
+    words = fit_codewords(signatures, net.config.codes, seed=0)
+    net.item_tower.codewords.copy_(torch.from_numpy(words))
 
 
 def centre_content(net: Net, data: Dataset) -> None:

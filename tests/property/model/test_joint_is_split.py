@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.model.config import Kind
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import CONTENT_WIDTH, float32_dtype, make_history, small_version
+from tests.model_builders import CONTENT_WIDTH, VARIANTS, float32_dtype, make_history, small_version
 
-VERSIONS: dict[Kind, ModelVersion] = {}
+VERSIONS: dict[tuple[Kind, str], ModelVersion] = {}
+FORMS = [*((kind, "") for kind in Kind), *((Kind.AIF, name) for name in VARIANTS), (Kind.EXACT, "second key")]
 
 texts = st.sampled_from(["ada", "bob", "new", "red", "big", "oslo", "unheard", ""])
 attributes = st.fixed_dictionaries(
@@ -41,37 +42,38 @@ profiles = st.none() | st.fixed_dictionaries(
 )
 
 
-def version_of(kind: Kind) -> ModelVersion:
-    if kind not in VERSIONS:
+def version_of(kind: Kind, variant: str = "") -> ModelVersion:
+    if (kind, variant) not in VERSIONS:
         torch.set_num_threads(1)
-        VERSIONS[kind] = small_version(kind)
-    return VERSIONS[kind]
+        VERSIONS[kind, variant] = small_version(kind, **VARIANTS[variant])
+    return VERSIONS[kind, variant]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
-    kind=st.sampled_from(list(Kind)),
+    form=st.sampled_from(FORMS),
     profile=profiles,
     candidates=st.lists(items, min_size=1, max_size=8),
     seen=st.lists(st.tuples(items, st.booleans()), max_size=50),
     seed=st.integers(0, 99),
 )
 def test_joint_equals_split(
-    kind: Kind,
+    form: tuple[Kind, str],
     profile: dict[str, str | int] | None,
     candidates: list[ItemUpserted],
     seen: list[tuple[ItemUpserted, bool]],
     seed: int,
 ) -> None:
-    version = version_of(kind)
+    version = version_of(*form)
     dtype = float32_dtype(version.layout)
     history_items = [item for item, _ in seen]
     found = np.array([here for _, here in seen], dtype=bool)
     history = make_history(history_items, seed)
     rows = version.item_side(history_items, dtype).rows
     rows[~found] = np.zeros((), dtype)
-    user = version.user_side(profile, history, rows, found)
-    scores = version.score(user, version.item_side(candidates, dtype).rows)
+    units = version.units(history_items), version.units(candidates)
+    user = version.user_side(profile, history, rows, found, units[0])
+    scores = version.score(user, version.item_side(candidates, dtype).rows, units[1])
     joint = version.joint(profile, history, [item if here else None for item, here in seen], candidates)
     np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
 

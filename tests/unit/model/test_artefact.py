@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from aif_stream.errors import ArtefactError
 from aif_stream.model.artefact import MANIFEST, WEIGHTS, load, manifest_sha256, read_manifest, save
+from aif_stream.model.config import Kind
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import make_items, small_version
+from tests.model_builders import VARIANTS, make_items, small_version
 
 
 @pytest.fixture
@@ -32,6 +33,22 @@ def test_a_loaded_version_makes_the_same_rows(saved: Path) -> None:
     assert again.name == version.name
     assert again.config == version.config
     rows = [v.item_side(make_items(50), version.layout.dtype).rows.tobytes() for v in (version, again)]
+    assert rows[0] == rows[1]
+
+
+def test_an_offline_model_is_loaded_for_judging_only(tmp_path: Path) -> None:
+    save(tmp_path / "bound", small_version(Kind.EXACT))
+    with pytest.raises(ArtefactError, match="no role can serve it"):
+        load(tmp_path / "bound")
+    assert load(tmp_path / "bound", offline=True).config.kind is Kind.EXACT
+
+
+def test_all_options_come_back(tmp_path: Path) -> None:
+    version = small_version(**VARIANTS["all"])
+    save(tmp_path / "all", version)
+    again, items = load(tmp_path / "all"), make_items(30)
+    assert again.config == version.config
+    rows = [v.item_side(items, version.layout.dtype).rows.tobytes() for v in (version, again)]
     assert rows[0] == rows[1]
 
 

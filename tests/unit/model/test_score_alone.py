@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aif_stream.domain.row import Rows
-from aif_stream.model.config import Kind
+from aif_stream.model.config import OFFLINE, Kind
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import make_history, make_items, small_config, small_version
@@ -27,10 +27,11 @@ def _case(kind: Kind, **widths: int) -> tuple[ModelVersion, UserSide, Rows]:
     return version, user, rows
 
 
-CASES = [*(_case(kind) for kind in Kind), _case(Kind.AIF, width=32, hidden=64, head=32, bridges=8, tiers=8)]
+SERVED = [kind for kind in Kind if kind not in OFFLINE]
+CASES = [*(_case(kind) for kind in SERVED), _case(Kind.AIF, width=32, hidden=64, head=32, bridges=8, tiers=8)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[*(kind.value for kind in Kind), "aif-wide"])
+@pytest.mark.parametrize("case", CASES, ids=[*(kind.value for kind in SERVED), "aif-wide"])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_score_does_not_depend_on_the_batch(case: tuple[ModelVersion, UserSide, Rows], data: st.DataObject) -> None:

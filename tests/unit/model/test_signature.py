@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from aif_stream.model.config import ModelConfig
-from aif_stream.model.signature import TIER_GAIN, edge_table, signs, tier_features
+from aif_stream.model.signature import pack_signs, random_planes, signs
+from aif_stream.model.tiers import TIER_GAIN, TierReader
 from aif_stream.model.user_side import Histories, signature_matrix
 
 
@@ -19,34 +20,65 @@ def test_the_factorised_sum_is_the_dense_sum_over_the_history() -> None:
     content, t = random.random(L) < 0.7, random.standard_normal((L, D))
     zero = torch.zeros(1, L, dtype=torch.int64)
     sigma = torch.from_numpy(signs(seen, content)).double()[None]
-    history = Histories(torch.from_numpy(t)[None], sigma, zero == 0, zero, zero, zero)
+    history = Histories(torch.from_numpy(t)[None], sigma, zero == 0, zero, zero, zero, zero)
     factorised = torch.from_numpy(signs(items, np.ones(B, dtype=bool))).double() @ signature_matrix(history)[0]
     similar = 1 - np.bitwise_count(items[:, None] ^ seen[None]).sum(-1) / W  # (B, L)
     dense = ((similar - 0.5) * content) @ t / content.sum()
     np.testing.assert_allclose(factorised.numpy(), dense, atol=1e-12)
 
 
-@pytest.mark.parametrize("bits", [64, 128, 256])
+@pytest.mark.parametrize("bits", [16, 64, 128, 256])
 @pytest.mark.parametrize("tiers", [1, 2, 8, 64])
 def test_tier_bounds_rise_and_put_unrelated_signatures_into_middle_tiers(bits: int, tiers: int) -> None:
     config = msgspec.structs.replace(ModelConfig(), signature_bits=bits, tiers=tiers)
-    edges = edge_table(config)
-    assert edges.shape == (bits + 1,)
-    assert (np.diff(edges.astype(int)) >= 0).all()
-    assert edges[0] == 0
-    assert edges[-1] < tiers
+    edges = config.tier_edges
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) < tiers
+    assert not len(edges) or 0 < edges[0] <= edges[-1] <= bits
     if tiers == 8:
-        assert edges[bits // 2] == 1
-        assert edges[bits] == 7
+        assert len(edges) == 7
+        assert edges[0] <= bits // 2 <= edges[1]
 
 
 def test_tiers_leave_out_items_and_entries_without_content() -> None:
     config = ModelConfig()
-    edges = edge_table(config)
+    reader = TierReader(config)
     random = np.random.default_rng(1)
     items = random.integers(0, 256, size=(3, 8), dtype=np.uint8)
-    features = tier_features(items, np.array([True, False, True]), items[:1], edges, config.tiers)
+    click = np.ones(1, dtype=np.uint8)
+    features = reader.read(items, np.array([True, False, True]), items[:1], click)
     assert features[0, -1] == pytest.approx(np.log1p(TIER_GAIN))
     assert not features[1].any()
     assert np.expm1(features[2]).sum() == pytest.approx(TIER_GAIN, rel=1e-5)
-    assert not tier_features(items, np.ones(3, dtype=bool), items[:0], edges, config.tiers).any()
+    assert not reader.read(items, np.ones(3, dtype=bool), items[:0], click[:0]).any()
+
+
+def test_groups_of_kinds_have_a_histogram_each_and_other_kinds_none() -> None:
+    config = msgspec.structs.replace(ModelConfig(), tier_groups=((1,), (3, 4)))
+    reader, plain = TierReader(config), TierReader(ModelConfig())
+    random = np.random.default_rng(1)
+    items, seen = (random.integers(0, 256, size=(n, 8), dtype=np.uint8) for n in (5, 30))
+    kinds = random.integers(1, 5, size=30)
+    features = reader.read(items, np.ones(5, dtype=bool), seen, kinds)
+    assert features.shape == (5, 16) == (5, config.tier_columns)
+    for columns, group in ((slice(0, 8), kinds == 1), (slice(8, 16), kinds >= 3)):
+        alone = plain.read(items, np.ones(5, dtype=bool), seen[group], kinds[group])
+        np.testing.assert_array_equal(features[:, columns], alone)
+
+
+def test_cosine_tiers_are_what_many_bits_approach() -> None:
+    random = np.random.default_rng(2)
+    V, bits = 16, 256
+    centres = random.standard_normal((4, V))
+    vectors = centres[random.integers(4, size=300)] + 0.3 * random.standard_normal((300, V))
+    units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    everything, kinds = np.ones(100, dtype=bool), np.ones(200, dtype=np.int64)
+    wide = TierReader(msgspec.structs.replace(ModelConfig(), signature_bits=bits))
+    planes = random_planes(V, bits, 0)
+    packed = pack_signs(torch.from_numpy(vectors) @ planes, np.ones(300, dtype=bool))
+    exact = wide.read_cosines(units[:100], everything, units[100:], kinds)
+    coarse = TierReader(ModelConfig()).read(packed[:100, :8], everything, packed[100:, :8], kinds)
+    fine = wide.read(packed[:100], everything, packed[100:], kinds)
+    errors = [np.abs(np.expm1(f) - np.expm1(exact)).mean() for f in (coarse, fine)]
+    assert np.expm1(exact).sum(axis=1) == pytest.approx(TIER_GAIN, rel=1e-5)
+    assert errors[1] < 0.75 * errors[0]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from aif_stream.domain.row import Rows
-from aif_stream.model.config import Kind
+from aif_stream.errors import VersionError
+from aif_stream.model.config import OFFLINE, Kind, Part
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import float32_dtype, make_history, make_items, small_version
+from tests.model_builders import VARIANTS, float32_dtype, make_history, make_items, small_version
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,15 @@ def split_scores(version: ModelVersion, rows: Rows, history_rows: Rows, seed: in
     return version.score(user, rows)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_split_equals_joint_with_float32_rows(kind: Kind) -> None:
-    version = small_version(kind)
+@pytest.mark.parametrize(("kind", "variant"), [*((k, "") for k in Kind), *((Kind.AIF, v) for v in VARIANTS if v)])
+def test_split_equals_joint_with_float32_rows(kind: Kind, variant: str) -> None:
+    version = small_version(kind, **VARIANTS[variant])
     seen, items = make_items(60, seed=1), make_items(300, seed=2)
     dtype = float32_dtype(version.layout)
-    scores = split_scores(version, version.item_side(items, dtype).rows, version.item_side(seen, dtype).rows)
+    history = make_history(seen)
+    rows = version.item_side(seen, dtype).rows
+    user = version.user_side({"city": "rome", "age": 30}, history, rows, np.ones(60, dtype=bool), version.units(seen))
+    scores = version.score(user, version.item_side(items, dtype).rows, version.units(items))
     joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
     assert np.ptp(joint) > 0.5
     np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
@@ -43,6 +47,25 @@ def test_rounding_rows_to_f16_moves_scores_little_and_the_top_less() -> None:
     assert np.abs(scores - joint).max() < 0.005 * np.ptp(joint)
     top, joint_top = (set(np.argsort(-values)[:100]) for values in (scores, joint))
     assert len(top & joint_top) >= 98
+
+
+def test_each_part_moves_the_score() -> None:
+    seen, items = make_items(60, seed=1), make_items(50, seed=2)
+    found = []
+    for parts in (tuple(Part), *(tuple(p for p in Part if p is not left) for left in Part)):
+        version = small_version(parts=parts)
+        rows, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
+        found.append(split_scores(version, rows, seen_rows))
+    for scores in found[1:]:
+        assert np.abs(scores - found[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", sorted(OFFLINE))
+def test_an_offline_model_is_not_served_by_its_rows_alone(kind: Kind) -> None:
+    version = small_version(kind)
+    rows = version.item_side(make_items(5), version.layout.dtype).rows
+    with pytest.raises(VersionError, match="content vectors that rows do not carry"):
+        version.user_side(None, make_history(make_items(5)), rows, np.ones(5, dtype=bool))
 
 
 def test_every_user_part_moves_the_score() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,9 +49,12 @@ def test_the_same_seed_trains_the_same_weights(data: Dataset) -> None:
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_batched_training_logits_are_the_served_scores(data: Dataset, kind: Kind) -> None:
-    trainer = Trainer(data, "v", replace(SMALL, impressions=2000), kind=kind)
+ALL: dict[str, Any] = {"codes": 256, "second_key": "brand", "tier_groups": ((1,), (2, 3, 4)), "signature_bits": 128}
+
+
+@pytest.mark.parametrize(("kind", "choices"), [*((kind, {}) for kind in Kind), (Kind.AIF, ALL)])
+def test_batched_training_logits_are_the_served_scores(data: Dataset, kind: Kind, choices: dict[str, Any]) -> None:
+    trainer = Trainer(data, "v", replace(SMALL, impressions=2000), kind=kind, **choices)
     version = trainer.run()
     served = Served(version, data)
     requests = data.requests.of(Split.TEST)[:20]

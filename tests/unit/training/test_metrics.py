@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aif_stream.training.metrics import auc, gauc, global_auc
+from aif_stream.training.metrics import auc, auc_draws, gauc, gauc_draws, ratio
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
@@ -41,7 +41,30 @@ def test_an_interval_holds_the_value_and_narrows_with_users() -> None:
         user = np.repeat(np.arange(users), 10)
         clicked = random.random(len(user)) < 0.5
         scores = clicked + random.standard_normal(len(user))
-        for metric in (gauc(user, scores, clicked), global_auc(user, scores, clicked)):
+        for metric in (gauc(user, scores, clicked), auc_draws(user, scores, clicked).metric()):
             assert metric.low < metric.value < metric.high
         widths.append(metric.high - metric.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_paired_differences_are_narrower_than_the_values_and_mirror_each_other() -> None:
+    random = np.random.default_rng(0)
+    user = np.repeat(np.arange(200), 10)
+    clicked = random.random(len(user)) < 0.5
+    easy = np.repeat(random.random(200) * 3, 10)  # some users are easier than others, for both models
+    first = easy * clicked + random.standard_normal(len(user))
+    second = first + 0.2 * random.standard_normal(len(user))
+    a, b = (gauc_draws(user, scores, clicked) for scores in (first, second))
+    gap, back, own = a.minus(b), b.minus(a), a.metric()
+    assert gap.value == pytest.approx(a.value - b.value)
+    assert (gap.low, gap.high) == pytest.approx((-back.high, -back.low))
+    assert gap.high - gap.low < (own.high - own.low) / 2
+    assert a.minus(a) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="same users"):
+        a.minus(auc_draws(user, first, clicked))
+
+
+def test_a_ratio_weighs_users_by_their_denominator() -> None:
+    found = ratio(np.array([1.0, 0.0]), np.array([1.0, 9.0]))
+    assert found.value == pytest.approx(0.1)
+    assert np.isnan(ratio(np.zeros(0), np.zeros(0)).metric().value)

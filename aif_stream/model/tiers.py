@@ -1,0 +1,81 @@
+"""SimTier features: how much of a long history lies in each tier of similarity to a candidate, per group of kinds.
+
+A feature is log(1 + 100 · share). From signatures (the kernel's popcounts), or from the angles themselves, which is
+what signatures estimate: the bound that more bits approach.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aif_stream.kernels.tiers import tiers
+from aif_stream.model.config import HISTORY_KINDS, ModelConfig
+from aif_stream.model.signature import Signatures
+
+F32 = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+# A tier feature is log(1 + 100·share): the high tiers hold one entry in a hundred and decide the most.
+TIER_GAIN: Final = 100.0
+_BLOCK: Final = 256  # candidates at a time: 1 MB of cosines at L = 1,000 stays in the second cache
+
+
+class TierReader:
+    """The tier features of a config. Stateless after construction; safe from several threads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.columns = config.tier_columns
+        self._tiers = config.tiers
+        self._groups = max(1, len(config.tier_groups))
+        self._group_of = np.full(HISTORY_KINDS, -1 if config.tier_groups else 0, dtype=np.int64)
+        for number, group in enumerate(config.tier_groups):
+            self._group_of[list(group)] = number
+        equal_bits = np.arange(config.signature_bits + 1)
+        self._edges = np.searchsorted(config.tier_edges, equal_bits, side="right").astype(np.uint8)
+        self._cosines = np.cos(np.pi * (1.0 - config.bounds)).astype(np.float32)  # of 1 - angle/π, rising
+
+    def read(self, items: Signatures, content: Bools, history: Signatures, kinds: NDArray[np.integer]) -> F32:
+        """Candidates (B, W/8) against entries with content (L', W/8) of kinds (L') -> f32 (B, columns).
+
+        Zeros for a candidate without content and a group without entries.
+        """
+        out = np.empty((len(items), self.columns), dtype=np.float32)
+        self.read_into(out, items, content, history, kinds)
+        return out
+
+    def read_into(
+        self, out: F32, items: Signatures, content: Bools, history: Signatures, kinds: NDArray[np.integer]
+    ) -> None:
+        """The same into ``out``, which may be a column block of a wider array."""
+        group = self._group_of[kinds]
+        for number in range(self._groups):
+            columns = out[:, number * self._tiers : (number + 1) * self._tiers]
+            tiers(items, history, group == number, self._edges, self._tiers, item_mask=content, out=columns)
+        _gain(out)
+
+    def read_cosines(self, items: F32, content: Bools, history: F32, kinds: NDArray[np.integer]) -> F32:
+        """The same of unit vectors (B, V) and (L', V)."""
+        out = np.zeros((len(items), self.columns), dtype=np.float32)
+        group = self._group_of[kinds]
+        for number in range(self._groups):
+            entries = history[group == number]
+            if not len(entries):
+                continue
+            columns = out[:, number * self._tiers : (number + 1) * self._tiers]
+            for at in range(0, len(items), _BLOCK):
+                cosines = items[at : at + _BLOCK] @ entries.T  # (b, V) @ (V, L')
+                reached = [np.full(len(cosines), len(entries))]
+                reached += [np.count_nonzero(cosines >= bound, axis=1) for bound in self._cosines]
+                reached.append(np.zeros(len(cosines), dtype=np.int64))
+                columns[at : at + _BLOCK] = -np.diff(np.stack(reached, axis=1), axis=1) / np.float32(len(entries))
+        out[~content] = 0
+        _gain(out)
+        return out
+
+
+def _gain(shares: F32) -> None:
+    shares *= TIER_GAIN
+    np.log1p(shares, out=shares)
