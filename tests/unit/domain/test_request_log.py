@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aif_stream.domain.candidates import keys_and_names
-from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest, Timings
-from aif_stream.domain.request_log import AnsweredRequest, decode_logged, encode_logged, is_sampled, redact, to_line
+from aif_stream.domain.request import RankedItem
+from aif_stream.domain.request_log import decode_logged, encode_logged, is_sampled, redact, to_line
 from aif_stream.errors import BadEvent
+from tests.request_log_builders import answered
 
 LIMIT = 1_000_000
 ids = st.one_of(st.integers(0, 2**62 - 1).map(str), st.text(min_size=1, max_size=12))
-
-
-def answered(candidates: list[str], **request: Any) -> AnsweredRequest:
-    keys, names = keys_and_names(candidates)
-    answer = RankAnswer(
-        request_id="00ff",
-        model_version="v1",
-        items=[RankedItem("7", 0.5)],
-        coverage=Coverage(len(candidates), len(candidates), 0, 0),
-        freshness=Freshness(AgeMs(1.0, 2.0), 0, 1_699_999_999_000),
-        degraded=[],
-        timings_ms=Timings(1.0, 0.0, 1.0, 1.0, 3.0, 0.0),
-    )
-    parts = np.array_split(keys, 3)
-    return AnsweredRequest(RankRequest(user_id="ann", **request), answer, 1_700_000_000_000, parts, names)
 
 
 @given(candidates=st.lists(ids, max_size=40))
