@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from aif_stream.errors import ArtefactError
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import load
 from aif_stream.model.version import ModelVersion
-from aif_stream.telemetry import kv
+from aif_stream.telemetry import REBUILD_PROGRESS, kv
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,10 @@ class LoadedVersions:
             for name, record in live.items():
                 if name not in kept and (model := await self._load(record)) is not None:
                     kept[name] = model
+            for name in self._models.keys() - kept.keys():
+                log.info(kv("version.dropped", version=name))
+                with contextlib.suppress(KeyError):  # it never was rebuilt here
+                    REBUILD_PROGRESS.remove(name)
             self._models = kept
 
     async def bring(self, names: frozenset[str]) -> bool:
