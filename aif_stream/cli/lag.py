@@ -114,6 +114,10 @@ def _below(report: LagReport) -> list[Text]:
     if probe.open_s > 1.0:
         lines.append(f"           one is awaited for {_seconds(probe.open_s)} now")
     found = [Text(line) for line in lines]
+    for lags in report.freshness:
+        where = "Redis" if lags.stage == "redis" else f"the mirror of {lags.process}"
+        figures = f"p50 {_seconds(lags.p50_s)}, p99 {_seconds(lags.p99_s)}, {lags.seen:,} updates of the last minute"
+        found.append(Text(f"freshness  an event is in {where} after {figures}"))
     for mirror in report.mirrors:
         what = "joins from Redis" if mirror.rows is None else f"{mirror.rows:,} rows"
         age = "" if mirror.rows is None else f", applied until {_seconds(mirror.applied_age_s)} ago"

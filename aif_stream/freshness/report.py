@@ -59,6 +59,16 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     skewed: bool
 
 
+class StageLag(msgspec.Struct, frozen=True, kw_only=True):
+    """Event time until ``stage`` ("redis" or "mirror"), of every item update of the last minute in one process."""
+
+    stage: str
+    process: str
+    p50_s: float
+    p99_s: float
+    seen: int
+
+
 class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     """``watermark_age_s``: everything appended longer ago than this is in Redis; None when a partition's lag is not
     known. ``as_of_ms``: when this was looked at."""
@@ -68,6 +78,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     probe: ProbeFigures
     mirrors: list[MirrorState]
     sources: list[SourceState]
+    freshness: list[StageLag]
     as_of_ms: int
     by: str = "aif lag"
 

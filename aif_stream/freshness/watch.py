@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -29,6 +29,7 @@ from aif_stream.freshness.report import (
     PartitionLag,
     ProbeFigures,
     SourceState,
+    StageLag,
     facts_of,
     rounded,
 )
@@ -67,13 +68,15 @@ class Watcher:
             workers, members = await asyncio.gather(self._peers.of(NEARLINE), self._watch.members())
             places = await self._watch.look()
             at_s, as_of_ms = monotonic_s(), now_ms()
+            mirrors, stages = await self._mirrors()
             parts = [self._partition(place, workers, members[place.group], at_s, as_of_ms) for place in places]
             return LagReport(
                 partitions=parts,
                 watermark_age_s=rounded(watermark_age_s(part.lag_s for part in parts if part.group in LIVE_GROUPS)),
                 probe=self.probe(),
-                mirrors=await self._mirrors(),
+                mirrors=mirrors,
                 sources=_sources(workers),
+                freshness=[*_stage_lags("redis", [(w.lease.id, w.facts) for w in workers if w.lease.alive]), *stages],
                 as_of_ms=as_of_ms,
             )
 
@@ -117,11 +120,13 @@ class Watcher:
             catch_up_s=rounded(catch_up_s),
         )
 
-    async def _mirrors(self) -> list[MirrorState]:
+    async def _mirrors(self) -> tuple[list[MirrorState], list[StageLag]]:
         ends = await self._watch.ends(N2O_ROWS)  # before the servers are asked: who has these has all until now
         servers = await self._peers.of(SERVE)
         said = await asyncio.gather(*(self._status_of(server) for server in servers))
-        return [await self._mirror(server, status, ends) for server, status in zip(servers, said, strict=True)]
+        found = [await self._mirror(server, status, ends) for server, status in zip(servers, said, strict=True)]
+        told = [(server.lease.id, facts_of(status.get("mirror"))) for server, status in zip(servers, said, strict=True)]
+        return found, _stage_lags("mirror", told)
 
     async def _status_of(self, server: Peer) -> dict[str, Any]:
         if server.presence is not Presence.LIVE:
@@ -161,6 +166,12 @@ def _behind(status: dict[str, Any], ends: dict[int, int]) -> dict[int, int]:
     positions = facts_of(facts_of(status.get("mirror")).get("positions"))
     found = {number: int(positions.get(str(number), end)) for number, end in ends.items()}
     return {number: position for number, position in found.items() if position < ends[number]}
+
+
+def _stage_lags(stage: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> list[StageLag]:
+    """What processes said of their last minute; those without an update in it are left out."""
+    said = [(name, facts_of(facts.get("freshness"))) for name, facts in told]
+    return [StageLag(stage=stage, process=name, **lags) for name, lags in said if lags]
 
 
 def _sources(workers: Sequence[Peer]) -> list[SourceState]:

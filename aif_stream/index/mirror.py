@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
+from aif_stream.domain.freshness import RecentLags
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
 from aif_stream.errors import BadEvent, IndexRefused
@@ -65,6 +66,7 @@ class Mirror:
         self.layout = layout
         self.version = version
         self.caught_up = False
+        self.recent = RecentLags()
         self._row_bytes = layout.dtype.itemsize + _KEY_BYTES + _TABLE_BYTES
         self._arena = Arena(layout, min(memory_mb * 2**20 // self._row_bytes, np.iinfo(np.int32).max))
         self._table = SlotTable()
@@ -184,11 +186,14 @@ class Mirror:
         kept = self.apply(keys, rows)
         MIRROR_ROWS.labels(self.version).set(len(self))
         if self.caught_up and head.lane == LIVE:
-            observe, now = FRESHNESS_LAG.labels("mirror").observe, now_ms()
-            for event_time_ms in rows["event_time_ms"][kept].tolist():
-                # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
-                ahead = event_time_ms > head.stamps.committed_ms
-                observe(max(0, now - (head.stamps.appended_ms if ahead else event_time_ms)) / 1000)
+            times = rows["event_time_ms"][kept].astype(np.int64)
+            # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
+            began = np.where(times > head.stamps.committed_ms, head.stamps.appended_ms, times)
+            lags_s = np.maximum(now_ms() - began, 0) / 1000
+            self.recent.add(lags_s, monotonic_s())
+            observe = FRESHNESS_LAG.labels("mirror").observe
+            for lag_s in lags_s.tolist():
+                observe(lag_s)
 
 
 class View:

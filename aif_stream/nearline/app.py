@@ -35,6 +35,7 @@ from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
 from aif_stream.nearline.changes import ChangeLog
+from aif_stream.nearline.freshness import RECENT_ITEMS
 from aif_stream.nearline.host import Host
 from aif_stream.nearline.items import ItemsWork
 from aif_stream.nearline.lane import Lane
@@ -79,6 +80,7 @@ class Nearline:
         clocks = {found.source: found for found in sorted(heard, key=lambda found: found.ahead_s)}  # the worse one
         return {
             "url": url,
+            "freshness": RECENT_ITEMS.read(now_s),
             "groups": {lane.group: lane.partitions for lane in self.lanes},
             "sources": {
                 name: {"ahead_s": found.ahead_s, "delay_s": found.delay_s, "skewed": found.skewed}

@@ -10,7 +10,7 @@ import numpy as np
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
 from aif_stream.clock import from_rfc3339
-from aif_stream.domain.freshness import SourceClocks
+from aif_stream.domain.freshness import RecentLags, SourceClocks
 from aif_stream.telemetry import FRESHNESS_LAG
 
 NEARLINE_SOURCE: Final = "aif.nearline"
@@ -18,6 +18,8 @@ NEARLINE_SOURCE: Final = "aif.nearline"
 
 # Enough to meet every producer within a second at any rate, at 0.1 µs per event of a full batch.
 _CLOCKS_PER_BATCH: Final = 16
+RECENT_ITEMS: Final = RecentLags()
+"""This process's lags of items until Redis, as exact numbers; like a metric, one per process."""
 _SOURCE_HEADER: Final = ("ce_source", NEARLINE_SOURCE.encode())
 
 
@@ -39,10 +41,10 @@ def note_clocks(clocks: SourceClocks, records: Sequence[Record]) -> None:
             clocks.note(source, event_ms, record.timestamp, now_s)
 
 
-def seen_in_redis(event_times_ms: Sequence[int], now_ms: int) -> None:
+def seen_in_redis(event_times_ms: Sequence[int], now_ms: int, recent: RecentLags | None = None) -> None:
     """Observe one batch that Redis has acknowledged at ``now_ms``. Clocks may differ: a lag is never negative.
 
-    The times are when each update's way began (``domain.freshness.began_ms``).
+    The times are when each update's way began (``domain.freshness.began_ms``); ``recent`` is told, too.
 
     prometheus_client observes one value at a time (2 µs, a tenth of what an event costs in all); the batch is
     counted per bucket here and added to the histogram's own counters. A test compares it with ``observe``.
@@ -51,6 +53,8 @@ def seen_in_redis(event_times_ms: Sequence[int], now_ms: int) -> None:
         return
     child = FRESHNESS_LAG.labels("redis")
     lags_s = np.maximum(now_ms - np.array(event_times_ms, dtype=np.int64), 0) / 1000
+    if recent is not None:
+        recent.add(lags_s, clock.monotonic_s())
     places = np.searchsorted(child._upper_bounds, lags_s, side="left")
     for bucket, count in enumerate(np.bincount(places).tolist()):
         if count:

@@ -24,7 +24,7 @@ from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.changes import AGAIN, ChangeLog
-from aif_stream.nearline.freshness import NEARLINE_SOURCE, published_again, seen_in_redis
+from aif_stream.nearline.freshness import NEARLINE_SOURCE, RECENT_ITEMS, published_again, seen_in_redis
 from aif_stream.nearline.newest import Newest, coalesce
 from aif_stream.nearline.versions import LoadedVersions
 from aif_stream.nearline.work import Poison, Taken, Written
@@ -115,14 +115,11 @@ class ItemsWork:
         older = sum(result.status is WriteStatus.OLDER for result in results)
         if older:
             ROWS_REJECTED_OLDER.inc(older)
-        written = WriteStatus.WRITTEN
-        again = prepared.again
-        times = [
-            began_ms(write.order.event_time_ms, prepared.newest[i].taken.record.timestamp)
-            for i, (write, result) in enumerate(zip(prepared.writes, results, strict=True))
-            if result.status is written and i not in again
-        ]
-        seen_in_redis(times, now_ms)
+        written = [i for i, result in enumerate(results) if result.status is WriteStatus.WRITTEN]
+        news = [prepared.newest[i].taken for i in written if i not in prepared.again]
+        news += [taken for i in written for taken in prepared.newest[i].earlier if not published_again(taken.record)]
+        times = [began_ms(event.order.event_time_ms, record.timestamp) for record, event in news]
+        seen_in_redis(times, now_ms, RECENT_ITEMS)
 
     async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
         """Rows now in Redis → change log. An equal order too: the worker that wrote it may have died before this."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from aif_stream.domain.order import Order
@@ -26,10 +26,12 @@ E = TypeVar("E", bound=Ordered)
 @dataclass(slots=True)
 class Newest(Generic[E]):
     """The newest event of one id in a batch. ``last_offset``: the id's last record in the batch, the one that
-    compaction would keep; beyond the stored order's offset it means that a late event has come."""
+    compaction would keep; beyond the stored order's offset it means that a late event has come.
+    ``earlier``: the batch's other events of the id, which matter from the moment at which the newest does."""
 
     taken: Taken[E]
     last_offset: int
+    earlier: list[Taken[E]] = field(default_factory=list)
 
 
 def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
@@ -43,5 +45,8 @@ def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
             continue
         held.last_offset = max(held.last_offset, event.order.offset)
         if event.order >= held.taken.event.order:
+            held.earlier.append(held.taken)
             held.taken = taken
+        else:
+            held.earlier.append(taken)
     return list(newest.values())

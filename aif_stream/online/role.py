@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from aif_stream.bus.request_log import RequestLogWriter
+from aif_stream.clock import monotonic_s
 from aif_stream.errors import IndexUnavailable
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.histories import HistoryStore
@@ -145,6 +146,7 @@ class _Status:
                 "rows": len(feed.mirror),
                 "memory_mb": round(feed.mirror.nbytes / 2**20, 1),
                 "applied_age_s": round(feed.confirmed_age_s, 3),
+                "freshness": feed.mirror.recent.read(monotonic_s()),
                 "positions": {str(number): offset for number, offset in feed.positions.items()},
                 "problem": feed.problem,
             }

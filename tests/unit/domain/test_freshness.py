@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from aif_stream.domain.freshness import (
     STALL_AFTER_S,
     WINDOW_S,
     Presence,
+    RecentLags,
     Sample,
     SourceClocks,
     Status,
@@ -119,6 +121,19 @@ def test_names_of_sources_are_bounded() -> None:
     for number in range(1000):
         clocks.note(f"s{number}", NOW_MS, NOW_MS, 0)
     assert len(clocks.read(0)) <= 65
+
+
+@given(st.lists(st.lists(st.floats(0, 100, width=32), max_size=30), min_size=1, max_size=8))
+def test_recent_quantiles_are_those_of_the_newest_lags_that_fit(batches: list[list[float]]) -> None:
+    recent = RecentLags(kept=16, span_s=60)
+    for batch in batches:
+        recent.add(np.array(batch), 0.0)
+    newest = [lag for batch in batches for lag in batch][-16:]
+    found = recent.read(1.0)
+    assert found.get("seen", 0) == len(newest)
+    if newest:
+        assert found["p50_s"] == pytest.approx(np.percentile(newest, 50), abs=1e-3)
+    assert recent.read(61.0) == {}
 
 
 @given(st.integers(0, 10**13), st.integers(0, 10**13))

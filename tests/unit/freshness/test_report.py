@@ -14,6 +14,7 @@ from aif_stream.freshness.report import (
     PartitionLag,
     ProbeFigures,
     SourceState,
+    StageLag,
     decode,
     encode,
 )
@@ -38,6 +39,7 @@ REPORT = LagReport(
     probe=ProbeFigures(last_s=0.03, p50_s=0.02, p99_s=0.09, seen=4, problem=""),
     mirrors=[MIRROR],
     sources=[SourceState(source="shop", ahead_s=5.0, delay_s=0.0, skewed=True)],
+    freshness=[StageLag(stage="redis", process="w", p50_s=0.02, p99_s=0.03, seen=9)],
     as_of_ms=1,
 )
 
