@@ -52,6 +52,13 @@ def test_a_stored_batch_that_could_not_be_parsed_is_not_sent_as_if_it_were_a_rec
         outgoing(_letter(aif_reason="unparseable"), None, LIMIT)
 
 
+def test_a_batch_that_cannot_be_taken_apart_is_not_sent_as_a_record() -> None:
+    headers = dead_letter_headers(FakeRecord(), reason="unparseable", problem="p", attempts=1)
+    letter = letter_of(FakeRecord(headers=headers), "")
+    with pytest.raises(BadInput, match="drop the letter"):
+        outgoing(letter, None, LIMIT)
+
+
 def test_a_mended_line_gets_its_key_and_keeps_the_event_time() -> None:
     sent = _mended(_letter(FakeRecord(value=b"{", key=b"wrong")), line=LINE)
     check(sent, 0)
