@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aif_stream.bus.consumer import Record
 from aif_stream.domain.envelope import JSON, Envelope, to_headers, type_and_time
@@ -20,6 +20,10 @@ from aif_stream.domain.events import (
 from aif_stream.domain.ids import Key, canonical_id, key_of
 from aif_stream.domain.order import Order
 from aif_stream.errors import BadEvent, BadInput
+
+FIRST_OFFSET: Final = "ce_firstoffset"
+"""Extension attribute of a winner that was published again (a late event had come): the offset that it had first."""
+_OFFSET_DIGITS: Final = 19
 
 
 class ItemEvent(NamedTuple):
@@ -60,11 +64,11 @@ def item_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> ItemEv
     if record.value is None:
         text = _key_text(record)
         time_ms = _removal_time(record, EventType.ITEM_REMOVED, max_ahead_ms)
-        return ItemEvent(key_of(text), text, Order(time_ms, record.offset), None, None)
+        return ItemEvent(key_of(text), text, _order(record, time_ms), None, None)
     time_ms = _event_time(record, EventType.ITEM_UPSERTED, max_ahead_ms)
     item = decode_item(record.value)
     text = _same_id(record, item.item_id, "item_id")
-    return ItemEvent(key_of(text), text, Order(time_ms, record.offset), item, record.value)
+    return ItemEvent(key_of(text), text, _order(record, time_ms), item, record.value)
 
 
 def user_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> UserEvent:
@@ -72,11 +76,11 @@ def user_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> UserEv
     if record.value is None:
         text = _key_text(record)
         time_ms = _removal_time(record, EventType.USER_UPSERTED, max_ahead_ms)
-        return UserEvent(key_of(text), text, Order(time_ms, record.offset), None, None)
+        return UserEvent(key_of(text), text, _order(record, time_ms), None, None)
     time_ms = _event_time(record, EventType.USER_UPSERTED, max_ahead_ms)
     user = decode_user(record.value)
     text = _same_id(record, user.user_id, "user_id")
-    return UserEvent(key_of(text), text, Order(time_ms, record.offset), user, record.value)
+    return UserEvent(key_of(text), text, _order(record, time_ms), user, record.value)
 
 
 def behavior_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> BehaviorEvent:
@@ -103,6 +107,22 @@ def refuse_oversize(record: Record, limit_bytes: int) -> None:
 def event_headers(kind: EventType, event_id: str, source: str, event_time_ms: int) -> list[tuple[str, bytes]]:
     """The headers of a record of a source topic, CloudEvents binary mode."""
     return to_headers(Envelope(kind.value, event_id, source, event_time_ms, {}), JSON)
+
+
+def winner_headers(kind: EventType, event_id: str, source: str, order: Order) -> list[tuple[str, bytes]]:
+    """The headers of a winner that is published again: it keeps its place among events of the same millisecond."""
+    return [*event_headers(kind, event_id, source, order.event_time_ms), (FIRST_OFFSET, b"%d" % order.offset)]
+
+
+def _order(record: Record, time_ms: int) -> Order:
+    """The event's order: its own offset, or the one that it had before it was published again.
+
+    An offset beyond the record's own is none of this log (a copy of the topic on another cluster) and is ignored.
+    """
+    for name, value in record.headers:
+        if name == FIRST_OFFSET and value.isdigit() and len(value) < _OFFSET_DIGITS:
+            return Order(time_ms, min(int(value), record.offset))
+    return Order(time_ms, record.offset)
 
 
 def _event_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.events import ItemEvent, event_headers, item_from_record, refuse_oversize
+from aif_stream.bus.events import ItemEvent, item_from_record, refuse_oversize, winner_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.events import EventType, ItemUpserted
@@ -152,12 +152,12 @@ class ItemsWork:
     async def _publish_winners(self, prepared: ItemBatch, results: Sequence[WriteResult]) -> list[Awaitable[object]]:
         """A late event is now its item's last record, the one that compaction keeps: publish the winner after it.
 
-        It comes back with its own event time and a higher offset, is newest by that, and the matter ends.
+        It comes back with the order that it has, is equal to what is stored, and the matter ends.
         """
         late = [
             i
             for i, result in enumerate(results)
-            if result.status is not WriteStatus.COLLISION and prepared.newest[i].last_offset > result.stored.offset
+            if result.status is not WriteStatus.COLLISION and prepared.newest[i].came_after(result.stored)
         ]
         if not late:
             return []
@@ -165,7 +165,7 @@ class ItemsWork:
         acks: list[Awaitable[object]] = []
         for i, item in zip(late, stored, strict=True):
             # Another worker may have moved on since; then its event is the last record, or it publishes the winner.
-            if item is None or item.order.offset > prepared.newest[i].last_offset:
+            if item is None or item.order.offset > prepared.newest[i].last.record.offset:
                 continue
             kind = EventType.ITEM_REMOVED if item.removed else EventType.ITEM_UPSERTED
             acks.append(
@@ -173,7 +173,7 @@ class ItemsWork:
                     ITEM_UPDATES,
                     item.id_text.encode("utf-8", "surrogatepass"),
                     None if item.removed else item.payload,
-                    event_headers(kind, str(uuid.uuid4()), NEARLINE_SOURCE, item.order.event_time_ms),
+                    winner_headers(kind, str(uuid.uuid4()), NEARLINE_SOURCE, item.order),
                     partition=prepared.newest[i].taken.record.partition,
                 )
             )

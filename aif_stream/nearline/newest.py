@@ -25,25 +25,31 @@ E = TypeVar("E", bound=Ordered)
 
 @dataclass(slots=True)
 class Newest(Generic[E]):
-    """The newest event of one id in a batch. ``last_offset``: the id's last record in the batch, the one that
-    compaction would keep; beyond the stored order's offset it means that a late event has come.
-    ``earlier``: the batch's other events of the id, which matter from the moment at which the newest does."""
+    """The newest event of one id in a batch. ``last``: the id's last record in the batch, the one that compaction would
+    keep. ``earlier``: the batch's other events of the id, which matter from the moment at which the newest does."""
 
     taken: Taken[E]
-    last_offset: int
+    last: Taken[E]
     earlier: list[Taken[E]] = field(default_factory=list)
+
+    def came_after(self, winner: Order) -> bool:
+        """Whether the last record is an older event behind the winner's own: compaction would keep the wrong one."""
+        return self.last.event.order < winner and self.last.record.offset > winner.offset
 
 
 def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
-    """One entry per id (not per key: the store tells two ids of one key apart), the newest by order."""
+    """One entry per id (not per key: the store tells two ids of one key apart), the newest by order.
+
+    Records of one id come from one partition, so the batch has them in the order of their offsets.
+    """
     newest: dict[str, Newest[E]] = {}
     for taken in batch:
         event = taken.event
         held = newest.get(event.id_text)
         if held is None:
-            newest[event.id_text] = Newest(taken, event.order.offset)
+            newest[event.id_text] = Newest(taken, taken)
             continue
-        held.last_offset = max(held.last_offset, event.order.offset)
+        held.last = taken
         if event.order >= held.taken.event.order:
             held.earlier.append(held.taken)
             held.taken = taken

@@ -12,9 +12,9 @@ from aif_stream.bus.events import (
     BehaviorEvent,
     UserEvent,
     behavior_from_record,
-    event_headers,
     refuse_oversize,
     user_from_record,
+    winner_headers,
 )
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import USER_UPDATES
@@ -74,7 +74,7 @@ class UsersWork:
             ],
             clock.now_ms(),
         )
-        late = [held for held, result in zip(prepared, results, strict=True) if held.last_offset > result.stored.offset]
+        late = [held for held, result in zip(prepared, results, strict=True) if held.came_after(result.stored)]
         return Written([ack for held in late if (ack := await self._publish_winner(held)) is not None])
 
     async def restore(self) -> None:
@@ -83,16 +83,14 @@ class UsersWork:
     async def _publish_winner(self, held: Newest[UserEvent]) -> Awaitable[object] | None:
         event = held.taken.event
         stored = await self._redis.call("GET", profile_key(event.key))
-        if stored is None or Order.unpack(stored).offset > held.last_offset:
+        if stored is None or Order.unpack(stored).offset > held.last.record.offset:
             return None
         log.info(kv("winners.published", lane=self.name, user=event.id_text))
         return await self._producer.send(
             USER_UPDATES,
             event.id_text.encode("utf-8", "surrogatepass"),
             stored[HEADER_BYTES:] or None,
-            event_headers(
-                EventType.USER_UPSERTED, str(uuid.uuid4()), NEARLINE_SOURCE, Order.unpack(stored).event_time_ms
-            ),
+            winner_headers(EventType.USER_UPSERTED, str(uuid.uuid4()), NEARLINE_SOURCE, Order.unpack(stored)),
             partition=held.taken.record.partition,
         )
 

@@ -44,20 +44,35 @@ async def test_features_are_stored_while_no_version_is_live_and_the_first_versio
 async def test_a_late_event_is_rejected_and_the_winner_is_published_again(stack: Stack) -> None:
     async with worker(stack.settings):
         winner = item_line("7", attributes={"price": 9.0})
-        await stack.put.item("7", T0_MS + 100, winner)
+        first = await stack.put.item("7", T0_MS + 100, winner)
         await stack.has("7", T0_MS + 100)
-        late = await stack.put.item("7", T0_MS)
-        stored = await stack.has("7", T0_MS + 100, late + 1)
-        assert stored.payload == winner
-    records = await stack.topic(ITEM_UPDATES, 3)
-    assert [record.value for record in records][-1] == winner
+        await stack.put.item("7", T0_MS)
+        records = await stack.topic(ITEM_UPDATES, 3)
+        assert records[-1].value == winner
+        await stack.put.item("8", T0_MS)
+        await stack.has("8", T0_MS)
+        assert (await stack.has("7", T0_MS + 100, first)).payload == winner
+    assert len(await stack.topic(ITEM_UPDATES, 4)) == 4, "the winner is published again once"
+
+
+async def test_a_winner_published_again_does_not_beat_a_later_event_of_the_same_millisecond(stack: Stack) -> None:
+    async with worker(stack.settings):
+        await stack.put.item("7", T0_MS + 100, item_line("7", attributes={"price": 1.0}))
+        await stack.has("7", T0_MS + 100)
+        await stack.put.item("7", T0_MS)
+        newest = await stack.put.item("7", T0_MS + 100, item_line("7", attributes={"price": 2.0}))
+        await stack.topic(ITEM_UPDATES, 4)
+        await stack.put.item("8", T0_MS)
+        await stack.has("8", T0_MS)
+        assert b"2.0" in (await stack.has("7", T0_MS + 100, newest)).payload
 
 
 async def test_a_late_event_of_the_same_batch_is_followed_by_its_winner(stack: Stack) -> None:
-    await stack.put.item("7", T0_MS + 100)
-    late = await stack.put.item("7", T0_MS)
+    first = await stack.put.item("7", T0_MS + 100)
+    await stack.put.item("7", T0_MS)
     async with worker(stack.settings):
-        await stack.has("7", T0_MS + 100, late + 1)
+        await stack.has("7", T0_MS + 100, first)
+        assert (await stack.topic(ITEM_UPDATES, 3))[-1].value == item_line("7")
 
 
 async def test_a_removed_item_does_not_come_back_by_a_late_event(stack: Stack, tmp_path: Path) -> None:
@@ -66,13 +81,15 @@ async def test_a_removed_item_does_not_come_back_by_a_late_event(stack: Stack, t
         await stack.put.item("7", T0_MS)
         await stack.put.removal("7", T0_MS + 100)
         assert (await stack.has("7", T0_MS + 100)).removed
-        late = await stack.put.item("7", T0_MS + 50)
-        assert (await stack.has("7", T0_MS + 100, late + 1)).removed
+        await stack.put.item("7", T0_MS + 50)
+        assert (await stack.topic(ITEM_UPDATES, 4))[-1].value is None
+        await stack.put.item("8", T0_MS)
+        await stack.has("8", T0_MS)
+        assert (await stack.has("7", T0_MS + 100)).removed
         _, found = await stack.store.read_rows(stack.model.name, stack.model.layout, np.array([7], dtype=np.uint64))
         assert not found[0]
         async for keys, rows in stack.store.scan_rows(Buckets(BUCKETS).of(7), stack.model.name, stack.model.layout):
             assert all(rows["flags"][keys == 7] & TOMBSTONE)
-    assert (await stack.topic(ITEM_UPDATES, 4))[-1].value is None
 
 
 async def test_poison_becomes_dead_letters_and_the_stream_goes_on(stack: Stack) -> None:

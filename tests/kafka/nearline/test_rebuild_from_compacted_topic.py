@@ -67,8 +67,8 @@ async def test_the_index_rebuilt_from_the_compacted_topic_alone_equals_it_late_e
 ) -> None:
     """Equal is: the same items and the same rows, byte for byte, but for ``computed_ms`` (when a row was computed).
 
-    The offset of an order is equal too: at rest the stored order is that of its item's last record, and the last record
-    of a key is the one that compaction keeps.
+    The offset of an order is equal too: a winner that is published again carries the offset that it had first, and the
+    last record of a key is the one that compaction keeps.
     """
     model = small_version()
     async with EmbeddedRedis() as first, EmbeddedRedis() as second:

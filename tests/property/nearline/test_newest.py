@@ -17,7 +17,7 @@ class Event(NamedTuple):
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), max_size=30))
-def test_the_newest_event_of_each_id_stays_and_the_last_offset_is_kept(events: list[tuple[str, int]]) -> None:
+def test_the_newest_event_of_each_id_stays_and_the_last_record_is_known(events: list[tuple[str, int]]) -> None:
     batch = [
         Taken(SimpleNamespace(offset=offset), Event(name, Order(time, offset)))
         for offset, (name, time) in enumerate(events)
@@ -27,4 +27,5 @@ def test_the_newest_event_of_each_id_stays_and_the_last_offset_is_kept(events: l
     for name, held in found.items():
         own = [taken.event.order for taken in batch if taken.event.id_text == name]
         assert held.taken.event.order == max(own)
-        assert held.last_offset == max(order.offset for order in own)
+        assert held.last.event.order == own[-1]
+        assert held.came_after(max(own)) == (own[-1] < max(own))
