@@ -59,7 +59,8 @@ def replay(
     """Send the requests of a log again, each when it is due, whatever the server does.
 
     The schedule is fixed beforehand: the original timing, or --rate. Latencies count from the moment a request was
-    due, so a server that stands still shows in all requests of that time. "send error" is how late this player was.
+    due, so a server that stands still shows in all requests of that time. "send error" is how late this player was
+    (it takes the processor before others where the system allows it).
 
     Rankings are compared with the answers in the log, or with --against: another server, or another version of the
     same. drift is the largest of 1 - overlap@k, 1 - rank correlation (means over requests) and the largest change of
@@ -162,6 +163,7 @@ def _show(outcome: Outcome, shape: dict[str, Any]) -> None:
         f"sent {shape['sent']:,} in {shape['scheduled_s']:.1f} s · {shape['errors']:,} errors · "
         f"send error p50 {shape['send_error_ms']['p50']:.2f} p99 {shape['send_error_ms']['p99']:.2f} ms",
         highlight=False,
+        soft_wrap=True,
     )
     table = Table("latency, ms", *("p50", "p90", "p99", "p999", "max"), box=None, pad_edge=False)
     table.add_row(shape["to"], *_cells(shape["latency_ms"]))
@@ -172,9 +174,9 @@ def _show(outcome: Outcome, shape: dict[str, Any]) -> None:
     if against is not None:
         for name, found in against["difference_ms"].items():
             text = f"{name} {found['value']:+.2f} ms [{found['low']:+.2f}, {found['high']:+.2f}]"
-            console.print(f"difference of {text}", highlight=False)
+            console.print(f"difference of {text}", highlight=False, soft_wrap=True)
     for reason, times in shape["error_reasons"].items():
-        console.print(f"  {times:,} × {reason}", highlight=False, style="yellow")
+        console.print(f"  {times:,} × {reason}", highlight=False, soft_wrap=True, style="yellow")
     if outcome.drift is not None:
         _show_drift(console, shape["drift"])
 
@@ -185,6 +187,7 @@ def _show_drift(console: Console, drift: dict[str, Any]) -> None:
         f"against {drift['compared_with']}: {drift['compared']:,} requests compared"
         f" ({left_out['degraded']:,} degraded, {left_out['unanswered']:,} unanswered)",
         highlight=False,
+        soft_wrap=True,
     )
     overlap, correlation = (drift["intervals"][name] for name in ("overlap_at_k", "rank_correlation"))
     console.print(
@@ -192,6 +195,7 @@ def _show_drift(console: Console, drift: dict[str, Any]) -> None:
         f" · rank correlation {correlation['value']:.4f} [{correlation['low']:.4f}, {correlation['high']:.4f}]"
         f" · largest change of a score {drift['score_max_abs']:.6g}",
         highlight=False,
+        soft_wrap=True,
     )
     if not drift["changed_items_total"]:
         return
@@ -201,7 +205,7 @@ def _show_drift(console: Console, drift: dict[str, Any]) -> None:
         table.add_row(change["item_id"], *counts, f"{change['max_abs']:.6g}")
     console.print(table)
     if drift["changed_items_total"] > _SHOWN:
-        console.print(f"… of {drift['changed_items_total']:,} (--json, --report)", highlight=False)
+        console.print(f"… of {drift['changed_items_total']:,} (--json, --report)", highlight=False, soft_wrap=True)
 
 
 def _cells(quantiles: dict[str, float]) -> list[str]:
