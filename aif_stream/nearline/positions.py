@@ -100,7 +100,9 @@ class Positions:
             mark = await self._marks.read(partition.number) if self._marks is not None else committed
             start = await self._start(partition, committed, mark)
             if self._marks is not None and (mark is None or mark < (committed or 0)):
-                log.warning(kv("redis.behind", lane=self._lane, partition=partition, mark=mark, committed=committed))
+                # Nothing committed either: a first start, which is no loss.
+                level = logging.WARNING if committed else logging.INFO
+                log.log(level, kv("redis.behind", lane=self._lane, partition=partition, mark=mark, committed=committed))
                 if not restored:
                     await self._on_loss()
                     restored = True
