@@ -14,7 +14,6 @@ from aif_stream.bus.events import behavior_from_record, event_headers, item_from
 from aif_stream.bus.letters import ATTEMPTS, REDRIVEN_FROM, Letter
 from aif_stream.bus.lines import KINDS, Kind, parse_line
 from aif_stream.bus.salvage import UNPARSEABLE
-from aif_stream.bus.salvage import UNPARSEABLE
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import EventType
@@ -86,11 +85,6 @@ def outgoing(letter: Letter, mend: Mend | None, limit_bytes: int) -> Outgoing:
         raise BadInput(
             "the bytes are a stored batch of Kafka that could not be parsed, not a record",
             mend=f"publish what was at {head.topic}/{head.partition}/{head.offset} from its source, or drop this",
-        )
-    if head.reason == UNPARSEABLE:
-        raise BadInput(
-            "is a stored batch that no reader can take apart",
-            mend="publish its events again from their source, then drop the letter",
         )
     if head.truncated is not None:
         raise BadInput(

@@ -55,7 +55,7 @@ def test_a_stored_batch_that_could_not_be_parsed_is_not_sent_as_if_it_were_a_rec
 def test_a_batch_that_cannot_be_taken_apart_is_not_sent_as_a_record() -> None:
     headers = dead_letter_headers(FakeRecord(), reason="unparseable", problem="p", attempts=1)
     letter = letter_of(FakeRecord(headers=headers), "")
-    with pytest.raises(BadInput, match="drop the letter"):
+    with pytest.raises(BadInput, match="stored batch of Kafka"):
         outgoing(letter, None, LIMIT)
 
 
