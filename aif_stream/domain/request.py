@@ -63,7 +63,13 @@ class Freshness(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Milliseconds by stage; ``overlap_saved`` = user + retrieval − the time both took together."""
+    """Milliseconds by stage, each at most ``total`` (arrival to answer).
+
+    ``user``, ``retrieval``: from the stage's first beginning to its last end, waits included. ``join``, ``score``: time
+    in which rows were looked up, gathered or recomputed, and scored and ranked; waiting for a thread is in neither
+    (only in ``total``), and what was done while another channel was still awaited is in both it and ``retrieval``.
+    ``overlap_saved`` = user + retrieval − the time both took together.
+    """
 
     user: float
     retrieval: float

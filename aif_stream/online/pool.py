@@ -30,6 +30,11 @@ class Pool:
         """How many to ask of a channel."""
         return self._wanted if channel == self._filler else self._share
 
+    @property
+    def has_more(self) -> bool:
+        """Whether ``fill`` would give something."""
+        return bool(self._left_over.size) and self.size < self._wanted
+
     def take(self, channel: str, keys: Keys) -> Keys:
         """The keys of this answer that are new, within the bound; the filler's rest is kept for ``fill``."""
         self._open.discard(channel)

@@ -39,6 +39,13 @@ class Recompute:
         self._policy = settings.age_policy
         self._limit_s = settings.age_limit_s
 
+    def wants(self, part: Part) -> bool:
+        """Whether ``complete`` would look at anything of this part."""
+        if self._limit_s > 0:
+            return True
+        missing = ~part.found
+        return self._most > 0 and bool(missing.any() and (part.rows["event_time_ms"][missing] == 0).any())
+
     async def complete(self, model: ModelVersion, part: Part, deadline: Deadline, reserve_s: float) -> list[str]:
         """Fill what can be filled of ``part`` and apply the age policy to the rest. Returns reasons of degradation.
 

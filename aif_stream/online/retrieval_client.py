@@ -25,6 +25,9 @@ _PATH: Final = "/v1/retrieve"
 _HEADERS: Final = {"content-type": "application/json", "accept": f"{MEDIA_TYPE}, application/json;q=0.5"}
 # 20,000 keys with an id of 256 characters each; what is longer is no answer of candidates.
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+# Packed keys are a view of the answer's bytes (6 µs for 10,000), cheaper than a thread (50 µs); ids by
+# name in the header, or as JSON, take milliseconds.
+_SMALL_HEADER_BYTES: Final = 4096
 Offload = Callable[[Callable[[], Candidates]], Awaitable[Candidates]]
 
 
@@ -100,4 +103,6 @@ class RetrievalClient:
                 raise UpstreamError(f"an answer of {reply.content_length} bytes")
             data = await reply.read()
             media_type = reply.content_type
+        if media_type == MEDIA_TYPE and int.from_bytes(data[:4], "little") <= _SMALL_HEADER_BYTES:
+            return decode_candidates(data, media_type, channel)
         return await self._offload(lambda: decode_candidates(data, media_type, channel))

@@ -20,6 +20,7 @@ from aif_stream.online.breaker import Breaker
 from aif_stream.online.cache import AgedCache
 from aif_stream.online.deadline import Deadline
 from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.join import MirrorJoin
 from aif_stream.online.serving import Serving
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
@@ -101,7 +102,12 @@ class UserSides:
         history = stored.history
         if not history.size and not stored.attributes:
             return serving.unknown_user
-        rows, found = await serving.join.rows(np.ascontiguousarray(history["key"]))
+        keys, join = np.ascontiguousarray(history["key"]), serving.join
+        if isinstance(join, MirrorJoin):
+            return await self._threads.run(
+                lambda: serving.model.user_side(stored.attributes, history, *join.gather(keys))
+            )
+        rows, found = await join.rows(keys)
         return await self._threads.run(lambda: serving.model.user_side(stored.attributes, history, rows, found))
 
 

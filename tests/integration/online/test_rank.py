@@ -162,3 +162,26 @@ def searches(text: str) -> float:
     """Searches that retrieval (in this process too) has done; their answers still wait for its set latency."""
     lines = [line for line in text.splitlines() if line.startswith("aif_retrieval_seconds_count")]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def test_no_stage_is_longer_than_the_whole_however_many_requests_share_the_threads(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(topics())
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path, executor_threads=1)
+    model, items = small_version(), make_items(300)
+    async with open_index(settings, [model.name]) as index:
+        await index.put(model, items)
+        await index.click("ann", [str(i) for i in range(100)])
+        await publish(settings, items, {"ann": ["3", "4", "5"]})
+        await activate(settings, model, 1)
+        async with running(retrieval_role, settings) as retrieval:
+            serving = dataclasses.replace(settings, retrieval_urls=retrieval.url)
+            async with running(serve_role, serving) as client:
+                answers = await asyncio.gather(*(client.rank("ann", k=300) for _ in range(24)))
+    for times in (answer["timings_ms"] for answer in answers):
+        assert all(0 <= times[stage] <= times["total"] for stage in ("user", "retrieval", "join", "score"))
+        assert times["join"] + times["score"] <= times["total"]
+        assert times["join"] > 0
+        assert times["score"] > 0
+        assert times["overlap_saved"] <= min(times["user"], times["retrieval"]) + 0.002  # each rounded to a µs

@@ -1,0 +1,119 @@
+"""The way of a request's candidates: keys → rows → scores → top k, as far as it goes at each call.
+
+Whatever has arrived meanwhile is taken up together, and where rows are in memory all of it is one piece of work in one
+thread. A hop to a thread costs more than it seems (two switches of the interpreter's lock beside a busy loop), and a
+model call has a fixed cost, so three channels that answer together are joined and scored as one part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from aif_stream.clock import now_ms
+from aif_stream.domain.ids import Keys
+from aif_stream.errors import IndexRefused, IndexUnavailable
+from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.join import MirrorJoin
+from aif_stream.online.recompute import Recompute
+from aif_stream.online.run import Run
+from aif_stream.online.scoring import Part, part_of, rank, score_part
+
+# A wait for a thread that stops by itself at the deadline, plus this, is the latest that an answer goes out.
+_GRACE_S: Final = 0.02
+
+
+class Progress:
+    """Safe for any number of requests; one call at a time per request (``Run.turn``)."""
+
+    def __init__(self, threads: ComputeThreads, recompute: Recompute) -> None:
+        self._threads = threads
+        self._recompute = recompute
+
+    async def join(self, run: Run) -> None:
+        """Take up what has arrived and join it; score it in the same breath when the user side is there."""
+        final = not run.awaited
+        if not run.arrived and not (final and run.pool.has_more):
+            return  # whoever had the turn before took ours along
+        with run.join_s.open():
+            keys = _taken(run, final)
+        left_s = run.deadline.left_s(run.reserve_s / 2)
+        if keys.size and not left_s:
+            run.short_of("deadline:join")
+            return
+        part: Part | None = None
+        try:
+            async with asyncio.timeout(left_s):
+                if isinstance(run.serving.join, MirrorJoin):
+                    part = await self._threads.run(partial(self._in_memory, run, run.serving.join, keys, final))
+                elif keys.size:
+                    with run.join_s.open():
+                        part = part_of(keys, *await run.serving.join.rows(keys))
+        except TimeoutError:
+            run.short_of("deadline:join")
+        except (IndexUnavailable, IndexRefused) as error:
+            run.short_of("join")
+            run.failure = error
+        if part is not None:
+            with run.join_s.open():
+                for reason in await self._recompute.complete(run.serving.model, part, run.deadline, run.reserve_s):
+                    run.short_of(reason)
+            run.parts.append(part)
+
+    async def score(self, run: Run) -> None:
+        """Score what is joined and not scored yet; rank when nothing is awaited any more."""
+        final = not run.awaited and not run.arrived
+        if run.ranked is None and (final or _unscored(run)):
+            try:
+                async with asyncio.timeout(run.deadline.left_s() + _GRACE_S):
+                    await self._threads.run(lambda: _score(run, final))
+            except TimeoutError:
+                pass
+        if _unscored(run) and not run.deadline.left_s():
+            run.short_of("deadline:score")
+
+    def _in_memory(self, run: Run, mirror: MirrorJoin, keys: Keys, final: bool) -> Part | None:
+        """In a thread: everything that can be done without waiting. Returns a part that lacks rows."""
+        if keys.size:
+            with run.join_s.open():
+                part = part_of(keys, *mirror.gather(keys))
+                incomplete = self._recompute.wants(part)
+            if incomplete:
+                return part
+            run.parts.append(part)
+        _score(run, final)
+        return None
+
+
+def _unscored(run: Run) -> bool:
+    return any(part.done < part.keys.size for part in run.parts)
+
+
+def _taken(run: Run, final: bool) -> Keys:
+    """The keys of the answers that arrived that are new; after the last one, also what the filler has left.
+
+    On the loop: .06 ms for 3,333 keys, and the pool counts every candidate even when there is no time to join it.
+    """
+    arrived, run.arrived = run.arrived, []
+    taken = [run.pool.take(channel, keys) for channel, keys in arrived]
+    if final:
+        taken.append(run.pool.fill())
+    keys = taken[0] if len(taken) == 1 else np.concatenate(taken)
+    if keys.size:
+        run.asked.append(keys)
+    return keys
+
+
+def _score(run: Run, final: bool) -> None:
+    """In a thread: all that is joined, if the user side is there; the top k if that was the last of it."""
+    user = run.known_user
+    if user is None:
+        return
+    with run.score_s.open():
+        for part in run.parts:
+            score_part(run.serving.model, user.side, part, run.deadline.due_s)
+        if final:
+            run.ranked = rank(run.parts, run.request.k, now_ms())
