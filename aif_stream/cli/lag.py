@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 import click
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -15,7 +17,7 @@ from aif_stream.cli.entry import run_async, with_settings
 from aif_stream.domain.freshness import Status
 from aif_stream.errors import AifError
 from aif_stream.freshness.ask import lag_report
-from aif_stream.freshness.report import LagReport, encode
+from aif_stream.freshness.report import LagReport, PartitionLag, encode
 from aif_stream.settings import Settings
 
 _EVERY_S: Final = 1.0
@@ -73,23 +75,22 @@ def _verdict(report: LagReport, max_s: float | None) -> int:
 
 
 def table_of(report: LagReport, *, idle: bool) -> RenderableType:
-    """The report for people; ``idle``: also the partitions of groups that have nothing to do."""
+    """The report for people. Without ``idle`` the partitions of a group that have no lag share one row, so that it fits
+    on a screen."""
     table = Table(box=None, pad_edge=False)
     for name in ("group", "topic"):
         table.add_column(name)
     for name in ("part", "position", "end", "lag", "seconds", "rec/s", "catch up"):
         table.add_column(name, justify="right")
     table.add_column("status", overflow="fold")
-    for part in report.partitions:
-        if not idle and not part.lag_records and part.status is Status.OK and not part.rate_per_s:
-            continue
+    for name, part in _rows(report.partitions, idle=idle):
         status = Text(part.status, style=_STYLES[part.status])
         if part.reason:
             status.append(f" {part.reason}", style="dim")
         table.add_row(
             part.group,
             part.topic,
-            str(part.partition),
+            name,
             f"{part.position:,}",
             f"{part.end:,}",
             f"{part.lag_records:,}",
@@ -99,6 +100,26 @@ def table_of(report: LagReport, *, idle: bool) -> RenderableType:
             status,
         )
     return Group(table, Text(), *_below(report))
+
+
+def _rows(parts: list[PartitionLag], *, idle: bool) -> Iterator[tuple[str, PartitionLag]]:
+    """(which partitions, their figures): sums for those that share a row."""
+    alike: dict[tuple[str, Status, str], list[PartitionLag]] = {}
+    for part in parts:
+        if idle or part.lag_records:
+            yield str(part.partition), part
+        else:
+            alike.setdefault((part.group, part.status, part.reason), []).append(part)
+    for some in alike.values():
+        yield (
+            f"{len(some)}×",
+            msgspec.structs.replace(
+                some[0],
+                position=sum(part.position for part in some),
+                end=sum(part.end for part in some),
+                rate_per_s=sum(part.rate_per_s for part in some),
+            ),
+        )
 
 
 def _below(report: LagReport) -> list[Text]:
