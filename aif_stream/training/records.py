@@ -91,6 +91,8 @@ def read_chunks(
     No more than a chunk is in memory. Raises ``TrainingDataError`` for a missing file or column, a line of another
     width, and bytes that are not of the encoding.
     """
+    if path.suffix == ".parquet":
+        raise TrainingDataError(f"{path}: Parquet is not read", mend="write it as CSV")
     try:
         with path.open("rb") as raw:
             size = path.stat().st_size

@@ -67,6 +67,11 @@ def test_an_artefact_is_not_overwritten(trained: Path) -> None:
         (["train", "nothing:x", "--out", "m"], 1, "names no data set"),
         (["train", DATA], 2, "--out"),
         (["train", DATA, "--out", "m", "--model", "magic"], 2, "--model"),
+        (["train", DATA, "--out", "m", "--set", "wings=2"], 2, "'wings' is no field"),
+        (["train", DATA, "--out", "m", "--set", "bridges=many"], 2, "bridges: Expected"),
+        (["train", DATA, "--out", "m", "--set", 'parts=["bea","wings"]'], 2, "parts: Invalid enum value"),
+        (["train", DATA, "--out", "m", "--set", "codes=-1"], 1, "codes are of the tiers"),
+        (["train", DATA, "--out", "m", "--device", "cuda"], 1, "no CUDA device"),
         (["evaluate", "/nowhere", DATA], 1, "manifest.json"),
     ],
 )
@@ -75,3 +80,24 @@ def test_wrong_calls_say_what_is_wrong(arguments: list[str], code: int, message:
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_models_are_compared_with_paired_differences(trained: Path, tmp_path: Path) -> None:
+    choices = ["--set", 'parts=["tiers","sim"]', "--set", "second_key=brand", "--set", "impressions=1000"]
+    for model, more in (("exact", choices), ("aif", choices)):
+        done = aif("train", DATA, "--out", str(tmp_path / model), "--preset", "quick", "--model", model, *more)
+        assert done.returncode == 0, done.stderr
+    against = ["--against", str(tmp_path / "exact"), "--against", str(tmp_path / "aif")]
+    done = aif("evaluate", str(trained), DATA, *against, "--json")
+    assert done.returncode == 0, done.stderr
+    first, exact, less, *_ = json.loads(done.stdout)
+    assert first["difference"] == {}
+    assert exact["online_mflop_per_10k"] > 10 * less["online_mflop_per_10k"]
+    for line in (exact, less):
+        for name, gap in line["difference"].items():
+            assert gap["value"] == pytest.approx(line["metrics"][name]["value"] - first["metrics"][name]["value"])
+            assert gap["low"] <= gap["value"] <= gap["high"]
+    assert {"ndcg@10", "ndcg@100", "hr@10", "logloss", "calibration"} <= first["metrics"].keys()
+    assert "impressions of the test part" in str(first["candidates"])
+    done = aif("evaluate", str(trained), DATA, *against[2:])
+    assert "less v1, paired" in done.stdout

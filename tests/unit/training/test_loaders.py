@@ -199,6 +199,12 @@ def test_bad_tables_are_named(tmp_path: Path, changed: dict[str, object], messag
     assert error.value.mend
 
 
+def test_parquet_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").write_bytes(b"PAR1")
+    with pytest.raises(TrainingDataError, match=r"log\.parquet: Parquet is not read → write it as CSV"):
+        open_data(events(tmp_path, mapping=MAPPING.replace("log-*.csv", "*.parquet")))
+
+
 def test_a_line_number_counts_the_lines_inside_quoted_fields(tmp_path: Path) -> None:
     items = [*ITEMS, '"i10",c,"b\nb",x,1,', "i11,c,b,x,odd,"]
     with pytest.raises(TrainingDataError, match=r"items\.csv:14: price is 'odd'"):

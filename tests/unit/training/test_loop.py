@@ -13,6 +13,7 @@ import torch
 
 from aif_stream.errors import TrainingDataError, VersionError
 from aif_stream.model.config import Kind
+from aif_stream.training.checkpoint import data_fingerprint
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.evaluate import Served, evaluate_baselines, evaluate_version
 from aif_stream.training.loop import QUICK, Trainer
@@ -112,3 +113,28 @@ def test_synthetic_data_can_be_named(tmp_path: Path) -> None:
     data = open_data("synthetic:users=30,items=200,impressions=2000,seed=4")
     assert data.name == "synthetic:users=30,items=200,impressions=2000,seed=4"
     assert len(data.items) == 200
+
+
+def test_data_on_which_gauc_is_not_defined_is_refused(data: Dataset) -> None:
+    table = data.requests
+    user = np.repeat(table.user, np.diff(table.first))
+    with pytest.raises(TrainingDataError, match="no user of the valid part has both"):
+        Trainer(replace(data, requests=replace(table, clicked=user % 2 == 0)), "v")
+
+
+def test_a_pairwise_loss_and_bf16_train_too(data: Dataset) -> None:
+    recipe = replace(SMALL, impressions=12_000, rank_weight=1.0, precision="bf16", diversity=0.1)
+    version = Trainer(data, "v", recipe, bridges=16, bridge_norm=True).run()
+    assert version.metrics["valid_gauc"] > 0.53
+    assert version.metrics["bridges"]["bridges"] == 16
+    assert 1 <= version.metrics["bridges"]["perplexity"] <= 16
+    assert -1 <= version.metrics["bridges"]["readout_cosine"] <= 1
+
+
+def test_the_manifest_names_its_data_by_fingerprint(data: Dataset) -> None:
+    again = Synthetic(200, 1000, 3).dataset(24_000)
+    other = Synthetic(200, 1000, 4).dataset(24_000)
+    prints = [data_fingerprint(d) for d in (data, again, other)]
+    assert prints[0] == prints[1] != prints[2]
+    recipe = replace(SMALL, impressions=1000)
+    assert Trainer(data, "v", recipe).run().metrics["data_sha256"] == prints[0]
