@@ -52,7 +52,16 @@ from aif_stream.settings import Settings, variable
 
 CONTENT = 16  # with it a line has some 350 bytes
 CATEGORIES = 100
-SHARED = ("log_level", "kafka_bootstrap", "redis_url", "models_dir", "index_buckets", "batch_events", "metrics_port", "host")
+SHARED = (
+    "log_level",
+    "kafka_bootstrap",
+    "redis_url",
+    "models_dir",
+    "index_buckets",
+    "batch_events",
+    "metrics_port",
+    "host",
+)
 
 
 def model() -> ModelVersion:
