@@ -23,6 +23,8 @@ from aif_stream.errors import BadInput, UpstreamError
 # Fewer than the backlog of a stopped server (1,024): what finds none free waits here, and its latency says so.
 CONNECTIONS: Final = 512
 _SWEEP_S: Final = 0.25
+# Closing and opening a connection takes 0.2 ms: requests that are due come between so many.
+_SWEEP_TURN: Final = 8
 _CONNECT_S: Final = 10.0
 # An answer: (number of the request, HTTP status or 0, body or the reason why there is none).
 OnDone = Callable[[int, int, bytes], None]
@@ -246,9 +248,11 @@ class HttpClient:
         while True:
             await asyncio.sleep(_SWEEP_S)
             late_s = monotonic_s() - self._timeout_s
-            for exchange in list(self._under_way.values()):
+            for count, exchange in enumerate(list(self._under_way.values())):
                 if exchange.due_s > late_s:
                     break
+                if count % _SWEEP_TURN == 0:
+                    await asyncio.sleep(0)  # what is answered meanwhile is no longer anybody's exchange
                 connection = exchange.connection
                 self.ended(exchange, 0, f"no answer within {self._timeout_s:g} s".encode())
                 if connection is not None and connection.exchange is exchange:
