@@ -27,6 +27,7 @@ VERBS: Final = {
     "doctor": "doctor",
     "train": "train",
     "evaluate": "evaluate",
+    "experiment": "experiment",
     "requests": "requests",
     "replay": "replay",
     "nearline": "nearline",

@@ -1,0 +1,104 @@
+"""Many models on one data set, each trained and judged alike: what experiments are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from aif_stream.model.config import Kind, Part
+from aif_stream.training.cost import mflop, online_ms
+from aif_stream.training.dataset import Dataset
+from aif_stream.training.evaluate import Judged, Served, judge
+from aif_stream.training.loop import Recipe, Trainer
+
+OnModel = Callable[[str, int, int], None]
+"""Called with (model, models done, models) before each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of a sweep; the first entry is what the others are compared with."""
+
+    name: str
+    kind: Kind = Kind.AIF
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+COLD: Final = Entry("cold", Kind.COLD)
+BY_KIND: Final[dict[str, Any]] = {"tier_groups": ((1,), (2, 3, 4))}  # tiers of clicks, and of all that is stronger
+
+
+def ladder() -> list[Entry]:
+    """Two-tower → COLD → each part added → each part left out → the exact bound."""
+    parts = list(Part)
+    entries = [COLD, Entry("twotower", Kind.TWOTOWER)]
+    added = [Entry(f"cold + {'+'.join(parts[:n])}", choices={"parts": tuple(parts[:n])}) for n in range(1, 4)]
+    less = [Entry(f"aif − {p}", choices={"parts": tuple(q for q in parts if q is not p)}) for p in parts]
+    alone = [Entry(f"cold + {p} alone", choices={"parts": (p,)}) for p in parts[1:]]
+    rich = Entry("aif 256 bits, tiers by kind", choices={"signature_bits": 256, **BY_KIND})
+    return [*entries, *added, Entry("aif"), rich, *alone, *less, Entry("exact", Kind.EXACT)]
+
+
+def bridge_entries(counts: Sequence[int], starts: Sequence[str]) -> list[Entry]:
+    """COLD, then BEA alone with so many bridges. ``starts``: ``orthogonal``, ``normal``, or ``norm`` (orthogonal,
+    through a layer norm)."""
+    entries = [COLD]
+    for start in starts:
+        options = {"bridge_start": "orthogonal", "bridge_norm": True} if start == "norm" else {"bridge_start": start}
+        entries += [Entry(f"{start} {n}", choices={"parts": (Part.BEA,), "bridges": n, **options}) for n in counts]
+    return entries
+
+
+def signature_entries(bits: Sequence[int], codes: Sequence[int]) -> list[Entry]:
+    """COLD, the exact bound, then forms by bits: linear, tiers, both, and tiers of M codewords."""
+    entries = [COLD, Entry("exact", Kind.EXACT, {"parts": (Part.TIERS,)})]
+    for width in bits:
+        forms: dict[str, tuple[tuple[Part, ...], int]] = {
+            "linear": ((Part.LSH,), 0),
+            "tiers": ((Part.TIERS,), 0),
+            "linear+tiers": ((Part.LSH, Part.TIERS), 0),
+        }
+        forms |= {f"coded {m}": ((Part.TIERS,), m) for m in codes}
+        entries += [
+            Entry(f"{form} {width}", choices={"parts": parts, "codes": m, "signature_bits": width})
+            for form, (parts, m) in forms.items()
+        ]
+    return entries
+
+
+def run_sweep(
+    entries: Sequence[Entry], data: Dataset, recipe: Recipe, seeds: Sequence[int], on_model: OnModel | None = None
+) -> list[dict[str, Any]]:
+    """Train and judge every entry with every seed -> one record each: config choices, metrics, paired difference to
+    the first entry of the same seed, cost, bridge report, seconds."""
+    records: list[dict[str, Any]] = []
+    for seed in seeds:
+        first: Judged | None = None
+        for entry in entries:
+            if on_model is not None:
+                on_model(f"{entry.name}, seed {seed}", len(records), len(entries) * len(seeds))
+            trainer = Trainer(data, "sweep", replace(recipe, seed=seed), kind=entry.kind, **entry.choices)
+            version = trainer.run()
+            served = Served(version, data)
+            judged = judge(served, data)
+            first = first or judged
+            records.append(
+                {
+                    "model": entry.name,
+                    "kind": entry.kind.value,
+                    "choices": {name: _plain(value) for name, value in entry.choices.items()},
+                    "seed": seed,
+                    "metrics": {name: metric._asdict() for name, metric in judged.metrics().items()},
+                    "difference": {name: metric._asdict() for name, metric in judged.minus(first).items()},
+                    "online_ms_per_10k": online_ms(version, served.rows, served.units),
+                    "online_mflop_per_10k": mflop(version.config),
+                    "bridges": version.metrics["bridges"],
+                    "seconds": version.metrics["seconds"],
+                }
+            )
+    return records
+
+
+def _plain(value: Any) -> Any:
+    return [str(part) for part in value] if isinstance(value, tuple) else value
