@@ -81,7 +81,13 @@ class Settings:
     age_limit_s: float = _setting(0.0, "rows older than this fall under age_policy; 0: no limit", low=0)
     age_policy: AgePolicy = _setting("mark", "what happens to rows beyond age_limit_s")
     recompute_max: int = _setting(256, "missing rows recomputed per request at most", low=0)
-    user_cache_s: float = _setting(0.0, "user sides are reused this long; 0: never", low=0)
+    user_cache_s: float = _setting(
+        # A new behavior or profile makes a new user side at once; only rows of the history's items can be this old.
+        10.0,
+        "a user side is reused this long while the user's history and profile stay as they are, at most 60; 0: never",
+        low=0,
+    )
+    overlap: bool = _setting(True, "user side beside retrieval; false: after it, as others do (comparisons)")
     executor_threads: int = _setting(2, "threads for user side and scoring", low=1)
 
     request_log_rate: float = _setting(

@@ -55,6 +55,13 @@ OVERLAP_SAVED = Histogram(
     "aif_overlap_saved_seconds", "User-side time hidden behind retrieval", buckets=_STAGE_BUCKETS_S
 )
 RANK_DEGRADED = Counter("aif_rank_degraded_total", "Answers that fell short, by reason", ["reason"])
+RANK_SHED = Counter("aif_rank_shed_total", "Requests refused at once (503): more than could be answered in time")
+IN_SERVICE = Gauge("aif_rank_in_service", "Rank requests being answered")
+IN_SERVICE_LIMIT = Gauge("aif_rank_in_service_limit", "At most so many at once, by their measured cost")
+LOOP_LAG = Histogram("aif_loop_lag_seconds", "How late the event loop runs what is due", buckets=_STAGE_BUCKETS_S)
+USER_SIDES = Counter(
+    "aif_user_sides_total", "User sides by where they came from: hit, shared with another request, computed", ["source"]
+)
 RANK_REQUESTS = Counter("aif_rank_requests_total", "Rank requests by HTTP status", ["status"])
 REQUESTS_LOGGED = Counter("aif_requests_logged_total", "Answers in the request log, acknowledged by Kafka")
 REQUESTS_DROPPED = Counter("aif_requests_dropped_total", "Answers not in the request log, by reason", ["reason"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import torch
+
+from aif_stream.clock import monotonic_s
 
 T = TypeVar("T")
 
@@ -23,7 +26,9 @@ class ComputeThreads:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(1)
+        self._counting = threading.Lock()
         sys.setswitchinterval(_SWITCH_S)
+        self.busy_s = 0.0  # wall time of all work so far
         self._pool = ThreadPoolExecutor(threads, "rank", initializer=torch.set_num_threads, initargs=(1,))
 
     def __enter__(self) -> Self:
@@ -36,4 +41,16 @@ class ComputeThreads:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a thread. Cancelling the wait does not stop work that has begun."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        def timed() -> T:
+            begin_s = monotonic_s()
+            try:
+                return work()
+            finally:
+                self._spent(monotonic_s() - begin_s)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+
+    def _spent(self, seconds: float) -> None:
+        with self._counting:
+            self.busy_s += seconds

@@ -22,6 +22,7 @@ from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest
 from aif_stream.domain.request_log import AnsweredRequest
 from aif_stream.errors import UpstreamError
+from aif_stream.online.admission import Admission
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.pool import Pool
@@ -51,6 +52,7 @@ class Merger:
         recompute: Recompute,
         threads: ComputeThreads,
         behind: Callable[[], bool],
+        admission: Admission,
         answered: Callable[[AnsweredRequest], None],
     ) -> None:
         """``behind()``: the rows may be older than what Redis holds (the change log could not be confirmed).
@@ -62,13 +64,22 @@ class Merger:
         self._threads = threads
         self._progress = Progress(threads, recompute)
         self._behind = behind
+        self._admission = admission
+        self._busy_s = 0.0
         self._answered = answered
         self._reserve = Reserve()
         self._last: Candidates | None = None
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """Answer a checked request. Raises ``VersionError`` (not the version that is served), ``Overloaded`` (none
-        is), ``UpstreamError`` (no candidates to be had), ``IndexUnavailable`` (no rows to be had)."""
+        is, or too many requests are in service), ``UpstreamError`` (no candidates to be had), ``IndexUnavailable`` (no
+        rows to be had)."""
+        if request.is_probe:
+            return await self._rank(request)
+        with self._admission.admit((request.deadline_ms or self._settings.deadline_ms) / 1000.0):
+            return await self._rank(request)
+
+    async def _rank(self, request: RankRequest) -> RankAnswer:
         serving = self._pin(request.model_version)
         deadline = Deadline.after(request.deadline_ms or self._settings.deadline_ms)
         named = request.candidates is not None
@@ -85,10 +96,14 @@ class Merger:
             return answer
         if not any(reason.startswith("deadline") for reason in run.degraded):
             self._reserve.observe(monotonic_s() - max(run.user_s.end_s, run.retrieval_s.end_s))
+        busy_s, self._busy_s = self._threads.busy_s - self._busy_s, self._threads.busy_s
+        self._admission.observe(busy_s, run.retrieval_s.ms / 1000.0)
         self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
         return answer
 
     async def _user_side(self, run: Run) -> UserPart:
+        if not self._settings.overlap:
+            await run.retrieved.wait()
         log.debug(kv("user.begun", request=run.request_id))
         with run.user_s.open():
             part = await self._users.of(run.serving, key_of(run.request.user), run.deadline, run.reserve_s)

@@ -17,8 +17,10 @@ from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import SERVE, keep_lease
 from aif_stream.index.store import N2OStore
+from aif_stream.online.admission import Admission
 from aif_stream.online.breaker import Breaker
 from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.loop_lag import watch_loop
 from aif_stream.online.merger import Merger
 from aif_stream.online.publishing import ItemPublishing
 from aif_stream.online.recompute import Recompute
@@ -55,17 +57,21 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         requests = await stack.enter_async_context(RequestLogWriter(settings))
         active = ActiveVersion(settings, store, threads)
         breaker = Breaker()
+        users = UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker)
+        await stack.enter_async_context(users)
+        admission = Admission(settings)
         merger = Merger(
             settings,
             pin=active.pin,
-            users=UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker),
+            users=users,
             retrieval=retrieval,
             recompute=Recompute(settings, store, threads, breaker),
             threads=threads,
             behind=active.behind,
+            admission=admission,
             answered=requests.offer,
         )
-        status = _Status(settings, active, retrieval, breaker)
+        status = _Status(settings, active, retrieval, breaker, admission)
         server = RankServer(settings, merger, publishing, status.health, status.view)
         ended = asyncio.Event()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -73,6 +79,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         serving = tasks.create_task(serve_http(server.app, bound, ended), name="http")
         relay = tasks.create_task(_relay(stop, ended), name="stop")
         lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address_of(bound))), name="lease")
+        lag = tasks.create_task(watch_loop(), name="loop-lag")
         log.info(kv("serve.listening", address=address_of(bound), join=settings.join))
         try:
             yield address_of(bound)
@@ -82,6 +89,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             await asyncio.wait([serving])
             following.cancel()
             lease.cancel()
+            lag.cancel()
             log.info(kv("serve.stopped", answered=server.requests.answered))
 
 
@@ -112,7 +120,15 @@ async def _relay(stop: asyncio.Event, ended: asyncio.Event) -> None:
 class _Status:
     """Health and the server's part of ``/v1/status``."""
 
-    def __init__(self, settings: Settings, active: ActiveVersion, retrieval: RetrievalClient, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        active: ActiveVersion,
+        retrieval: RetrievalClient,
+        breaker: Breaker,
+        admission: Admission,
+    ) -> None:
+        self._admission = admission
         self._settings = settings
         self._active = active
         self._retrieval = retrieval
@@ -155,6 +171,9 @@ class _Status:
             "reasons": self._reasons(),
             "mirror": mirror,
             "freshness_lag_ms": None if feed is None else feed.lag_ms.quantiles(),
+            "in_service": self._admission.in_service,
+            "in_service_limit": self._admission.limit(self._settings.deadline_ms / 1000.0),
+            "shed": self._admission.shed,
             "redis": self._breaker.state,
             "retrieval": self._retrieval.states(),
         }

@@ -99,11 +99,11 @@ async def test_the_user_side_runs_while_retrieval_is_awaited(
     assert best["total"] < best["retrieval"] + best["join"] + best["score"] + 10
 
 
-async def test_a_reused_user_side_is_older_than_a_new_click_and_its_age_is_told(
+async def test_a_user_side_is_reused_with_its_age_until_the_user_does_something_new(
     embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
 ) -> None:
     broker = await embedded_broker(topics())
-    settings = online_settings(broker.bootstrap, redis_url, tmp_path, user_cache_s=600.0)
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path, user_cache_s=60.0)
     model, items = small_version(), make_items(20)
     ids = [item.item_id for item in items]
     async with open_index(settings, [model.name]) as index:
@@ -112,15 +112,19 @@ async def test_a_reused_user_side_is_older_than_a_new_click_and_its_age_is_told(
         await activate(settings, model, 1)
         async with running(serve_role, settings) as client:
             first = await client.rank("ann", candidates=ids)
-            await index.click("ann", ["3"])
             second = await client.rank("ann", candidates=ids)
+            await index.click("ann", ["1", "2", "3"])
+            third = await client.rank("ann", candidates=ids)
+            await index.profile("ann", PROFILE)
+            fourth = await client.rank("ann", candidates=ids)
         uncached = dataclasses.replace(settings, user_cache_s=0.0)
         async with running(serve_role, uncached) as client:
-            third = await client.rank("ann", candidates=ids)
+            truth = await client.rank("ann", candidates=ids)
     assert same_items(first, second)
     assert not same_items(first, third)
-    assert (first["freshness"]["age_ms"]["max"], third["freshness"]["age_ms"]["max"]) == (0, 0)
-    assert second["freshness"]["age_ms"]["max"] > 0
+    assert not same_items(third, fourth)
+    assert same_items(fourth, truth)
+    assert [answer["freshness"]["age_ms"]["max"] > 0 for answer in (first, second, third)] == [False, True, False]
 
 
 async def test_a_stop_lets_open_requests_end_and_takes_no_more(
