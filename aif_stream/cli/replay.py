@@ -59,8 +59,7 @@ def replay(
     """Send the requests of a log again, each when it is due, whatever the server does.
 
     The schedule is fixed beforehand: the original timing, or --rate. Latencies count from the moment a request was
-    due, so a server that stands still shows in all requests of that time. "send error" is how late this player was
-    (it takes the processor before others where the system allows it).
+    due, so a server that stands still shows in all requests of that time. "send error" is how late this player was.
 
     Rankings are compared with the answers in the log, or with --against: another server, or another version of the
     same. drift is the largest of 1 - overlap@k, 1 - rank correlation (means over requests) and the largest change of

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -41,7 +41,6 @@ _OPEN_FILES: Final = 4096
 # The interpreter hands over to another thread (the progress bar) after 5 ms by default: as much as the send error may
 # be in all.
 _SWITCH_S: Final = 0.0005
-_PRIORITY: Final = -20
 
 
 @dataclass(slots=True)
@@ -217,25 +216,18 @@ async def _tell(on_progress: Callable[[], None]) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection (a full one takes tens of ms), quick thread switches, files enough for the connections, and
-    the processor before others where the system allows it: on two busy cores that took the send error's p99 from 23 to
-    1.5 ms."""
+    """No garbage collection (a full one takes tens of ms), quick thread switches, files enough for the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     switch_s, collecting = sys.getswitchinterval(), gc.isenabled()
-    priority = os.getpriority(os.PRIO_PROCESS, 0)
     gc.collect()
     gc.disable()
     sys.setswitchinterval(_SWITCH_S)
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(priority, _PRIORITY))
     try:
         yield
     finally:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, priority)
         sys.setswitchinterval(switch_s)
         if collecting:
             gc.enable()
