@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH: Final = 720
-HEIGHT: Final = 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 32, 36, 44
+HEIGHT: Final = 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 32, 36, 54
 # Points of a line; more would only lie on each other in a plot of this width.
 _MOST_POINTS: Final = 600
 
@@ -88,7 +88,7 @@ def _up(unit: Floats) -> Floats:
 
 def _x_tick(at: float, text: str) -> str:
     line = f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
-    return f'{line}<text x="{at:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
+    return f'{line}<text x="{at:.1f}" y="{HEIGHT - _BOTTOM + 24}" text-anchor="middle">{escape(text)}</text>'
 
 
 def _y_tick(at: float, text: str) -> str:
