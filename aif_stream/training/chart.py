@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-_WIDTH: Final = 720
+_WIDTH: Final = 780
 _HEIGHT: Final = 380
 _LEFT: Final = 64
-_RIGHT: Final = 160  # room for the legend
+_RIGHT: Final = 220  # room for the legend
 _TOP: Final = 16
 _BOTTOM: Final = 48
 # Okabe and Ito's colours, told apart by colour-blind readers as well.
@@ -51,7 +51,7 @@ class _Axis:
         step = max(1.0, round(step)) if base else step
         start = math.ceil(self._low / step)
         marks = [n * step for n in range(start, math.floor(self._high / step) + 1)]
-        self.ticks = [(self._place(mark), f"{base**mark if base else mark:.4g}") for mark in marks]
+        self.ticks = [(self._place(mark), _round(base**mark if base else mark)) for mark in marks]
 
     def _of(self, value: float) -> float:
         return math.log(value, self._base) if self._base else value
@@ -62,6 +62,10 @@ class _Axis:
 
     def at(self, value: float) -> float:
         return self._place(self._of(value))
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def chart(x_name: str, y_name: str, series: Sequence[Series], log_x: int = 0) -> str:

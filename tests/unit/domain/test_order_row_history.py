@@ -22,7 +22,9 @@ LAYOUTS = st.builds(
     hidden=st.integers(1, 70),
     width=st.integers(1, 70),
     bridges=st.integers(1, 20),
-    signature_bits=st.sampled_from([64, 128, 256]),
+    signature_bits=st.sampled_from([16, 24, 64, 128, 256]),
+    second_key=st.booleans(),
+    coded=st.booleans(),
 )
 
 

@@ -46,6 +46,7 @@ def test_evaluate_prints_the_contract_as_json(trained: Path) -> None:
             metric = line["metrics"][name]
             assert metric["low"] <= metric["value"] <= metric["high"]
     assert lines[0]["online_ms_per_10k"] > 0
+    assert lines[0]["parity"]["score_error_max"] < 0.01
 
 
 def test_evaluate_prints_a_table(trained: Path) -> None:

@@ -17,6 +17,7 @@ from aif_stream.training.checkpoint import data_fingerprint
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.evaluate import Served, evaluate_baselines, evaluate_version
 from aif_stream.training.loop import QUICK, Trainer
+from aif_stream.training.parity import parity
 from aif_stream.training.sources import open_data
 from aif_stream.training.synthetic import Synthetic
 
@@ -66,6 +67,15 @@ def test_batched_training_logits_are_the_served_scores(data: Dataset, kind: Kind
         items = data.requests.item[data.requests.first[request] : data.requests.first[request + 1]]
         scores = served(int(request), items)
         np.testing.assert_allclose(scores, logits[at][weight[at] > 0].numpy(), atol=0.02)
+
+
+@pytest.mark.parametrize("choices", [{}, ALL])
+def test_what_is_served_is_what_was_trained(data: Dataset, choices: dict[str, Any]) -> None:
+    version = Trainer(data, "v", replace(SMALL, impressions=6000), **choices).run()
+    found = parity(version, data)
+    assert found["score_error_max"] < 0.02 * found["score_deviation"]
+    assert found["top100_overlap_min"] >= 0.97
+    assert parity(Trainer(data, "v", replace(SMALL, impressions=200), kind=Kind.EXACT).run(), data) == {}
 
 
 def test_padding_of_a_batch_changes_no_logit(data: Dataset) -> None:
