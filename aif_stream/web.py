@@ -188,17 +188,23 @@ class _Server(uvicorn.Server):
             server.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ``SettingsError`` when the address is taken."""
+def bind(host: str, port: int, *, shared: bool = False, listen: bool = True) -> socket.socket:
+    """A listening socket; port 0 takes a free one. ``shared``: several processes may listen there, the kernel deals
+    the connections out. ``listen`` False: the address is only reserved.
+
+    Raises ``SettingsError`` when the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where it sees the protocol's number, and accepted sockets inherit it:
     # with 0 (as socket.create_server leaves it) an answer of several segments waited 40 ms for the client's ACK.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound.bind((host, port))
-        bound.listen(1024)
+        if listen:
+            bound.listen(1024)
     except OSError as error:
         bound.close()
         raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}", mend="choose another port") from None
@@ -211,8 +217,9 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event) -> None:
-    """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket."""
+async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event, *more: socket.socket) -> None:
+    """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket (and ``more``,
+    other addresses of the same application)."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -227,7 +234,7 @@ async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event) 
     )
     server = _Server(config)
     waiting = asyncio.create_task(stop.wait())
-    running = asyncio.create_task(server.serve(sockets=[bound]))
+    running = asyncio.create_task(server.serve(sockets=[bound, *more]))
     try:
         await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
@@ -237,7 +244,8 @@ async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event) 
             task.cancel()
         await asyncio.gather(waiting, running, return_exceptions=True)
         server.stop_listening()
-        bound.close()
+        for each in (bound, *more):
+            each.close()
         log.info(kv("http.stopped"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -46,8 +47,14 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
     is raised out of the context.
     """
     async with AsyncExitStack() as stack:
-        bound = bind(settings.host, settings.serve_port)
+        bound = bind(settings.host, settings.serve_port, shared=bool(settings.serve_worker))
         stack.callback(bound.close)
+        # One of several processes behind a port has an address of its own beside it, so that its metrics can be read
+        # and the watch reaches every mirror.
+        own = [bind(settings.host, 0)] if settings.serve_worker else []
+        for each in own:
+            stack.callback(each.close)
+        address = address_of(own[0] if own else bound)
         redis = await _connect(settings, stack, stop)
         store = N2OStore(redis, Buckets(settings.index_buckets))
         await store.ensure_layout()
@@ -76,11 +83,11 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         ended = asyncio.Event()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         following = tasks.create_task(active.run(), name="versions")
-        serving = tasks.create_task(serve_http(server.app, bound, ended), name="http")
+        serving = tasks.create_task(serve_http(server.app, bound, ended, *own), name="http")
         relay = tasks.create_task(_relay(stop, ended), name="stop")
-        lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address_of(bound))), name="lease")
+        lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address)), name="lease")
         lag = tasks.create_task(watch_loop(), name="loop-lag")
-        log.info(kv("serve.listening", address=address_of(bound), join=settings.join))
+        log.info(kv("serve.listening", address=address_of(bound), own=address, join=settings.join))
         try:
             yield address_of(bound)
         finally:
@@ -145,6 +152,7 @@ class _Status:
         return {
             "model_version": None if serving is None else serving.name,
             "join": self._settings.join,
+            "pid": os.getpid(),
             "problem": self._active.problem,
         }
 

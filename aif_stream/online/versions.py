@@ -7,6 +7,7 @@ version's mirror is released when its last request has ended.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Final
@@ -148,6 +149,11 @@ class ActiveVersion:
                 raise feed.refused
         join: Join = RedisJoin(self._store, model) if mirror is None else MirrorJoin(mirror, self._threads)
         unknown = await self._threads.run(lambda: _warm(model))
+        if self._serving is None:
+            # A full collection walks every object of torch and friends: 150 ms in which nothing else runs. What is here
+            # when the first request comes is here to stay, so the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
         previous, self._serving, self.feed = self._serving, Serving(model, join, mirror, unknown), feed
         if previous is not None:
             MODEL_VERSION.remove(previous.name)

@@ -1,0 +1,74 @@
+"""``aif serve --workers N``: N processes behind one port (SO_REUSEPORT), each with its mirror, threads and metrics.
+
+Python computes on one core at a time, so a machine is filled with processes. They share nothing: memory is N mirrors,
+and a version switch happens in each when its own mirror is ready. The first that ends takes the others down (a service
+manager starts the whole again), since a port that answers with fewer processes than asked for hides the failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from typing import Final
+
+from aif_stream.errors import AifError
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+from aif_stream.web import address_of, bind, log
+
+# Open requests end within 10 s; the rest is for closing.
+_STOP_S: Final = 20.0
+
+
+async def run_workers(settings: Settings, count: int, arguments: Sequence[str], stop: asyncio.Event) -> None:
+    """``count`` times ``aif serve`` with ``arguments``, until ``stop``. Raises ``AifError`` naming the first that ended
+    by itself; the others are stopped then."""
+    # Held, never listened on with work behind it: reserves the port, and turns port 0 into one number for all.
+    held = bind(settings.host, settings.serve_port, shared=True, listen=False)
+    try:
+        port = held.getsockname()[1]
+        workers = [await _start(settings, port, number, arguments) for number in range(1, count + 1)]
+        log.info(kv("serve.workers", address=address_of(held), processes=",".join(str(w.pid) for w in workers)))
+        stopping = asyncio.create_task(stop.wait())
+        ends = [asyncio.create_task(worker.wait()) for worker in workers]
+        try:
+            await asyncio.wait([stopping, *ends], return_when=asyncio.FIRST_COMPLETED)
+            ended = [worker for worker in workers if worker.returncode is not None]
+        finally:
+            stopping.cancel()
+            await _stop(workers)
+            await asyncio.gather(*ends)
+    finally:
+        held.close()
+    if ended and not stop.is_set():
+        raise AifError(
+            f"serving process {ended[0].pid} ended by itself (exit code {ended[0].returncode})", mend="read its log"
+        )
+
+
+async def _start(settings: Settings, port: int, number: int, arguments: Sequence[str]) -> Process:
+    environ = {**os.environ, "AIF_SERVE_PORT": str(port), "AIF_SERVE_WORKER": str(number)}  # handed on, not read
+    if settings.worker_id:
+        environ["AIF_WORKER_ID"] = f"{settings.worker_id}-{number}"
+    command = (sys.executable, "-m", "aif_stream", "serve", *arguments)
+    # A session of its own: Ctrl-C reaches us alone, and we stop the workers in order.
+    return await asyncio.create_subprocess_exec(*command, env=environ, start_new_session=True)
+
+
+async def _stop(workers: Sequence[Process]) -> None:
+    """SIGTERM to all at once; who is still there after its time is killed."""
+    living = [worker for worker in workers if worker.returncode is None]
+    for worker in living:
+        worker.send_signal(signal.SIGTERM)
+    if not living:
+        return
+    _, late = await asyncio.wait([asyncio.create_task(worker.wait()) for worker in living], timeout=_STOP_S)
+    if late:
+        for worker in living:
+            if worker.returncode is None:
+                worker.kill()
+        await asyncio.wait(late)
