@@ -33,8 +33,9 @@ async def first_model(settings: Settings, catalogue: Catalogue, report: Report) 
         report(f"training a first model on {_IMPRESSIONS:,} impressions")
         data = f"synthetic:users={users},items={items},impressions={_IMPRESSIONS},seed={SEED}"
         settings.models_dir.mkdir(parents=True, exist_ok=True)
+        train = [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick"]
         await run_tool(
-            [sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick"],
+            [*train, "--restart"],  # what a killed start left behind may be of another catalogue
             directory=settings.models_dir,
             deadline_s=_DEADLINE_S,
             mend="run the same command by hand",
