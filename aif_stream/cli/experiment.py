@@ -87,7 +87,7 @@ def ladder(**options: Any) -> None:
 def crosses(categories: str, users: str, cache_mb: str, history: int, seed: int, out: Path, as_json: bool) -> None:
     """Memory, fill time and hit rate of pre-computed crosses by categories and users."""
     from aif_stream.training.crosses import run_crosses
-    from aif_stream.training.report import crosses_page, prepare
+    from aif_stream.training.report import about, crosses_page, prepare
 
     prepare(out)
     found = run_crosses(
@@ -97,7 +97,7 @@ def crosses(categories: str, users: str, cache_mb: str, history: int, seed: int,
         history,
         seed,
     )
-    _write("crosses", out, {**_about(), **found}, crosses_page, found, as_json)
+    _write("crosses", out, {**about(), **found}, crosses_page, found, as_json)
 
 
 def _sweep(
@@ -117,7 +117,7 @@ def _sweep(
 
     from aif_stream.cli.train import reading
     from aif_stream.training.loop import FULL
-    from aif_stream.training.report import prepare
+    from aif_stream.training.report import about, prepare
     from aif_stream.training.sweep import run_sweep
 
     prepare(out)
@@ -130,7 +130,7 @@ def _sweep(
             progress.update(task, description=model, completed=done, total=total)
 
         records = run_sweep(entries, dataset, recipe, _numbers(seeds, "--seeds"), on_model)
-    results = {**_about(), "data": dataset.name, "recipe": asdict(recipe), "records": records}
+    results = {**about(), "data": dataset.name, "recipe": asdict(recipe), "records": records}
     _write(name, out, results, render, records, as_json)
 
 
@@ -145,23 +145,6 @@ def _write(
         click.echo(json.dumps(results))
     else:
         click.echo(f"{out / 'report.html'}")
-
-
-def _about() -> dict[str, Any]:
-    """How this came about: the command and what it ran on."""
-    import platform
-
-    import torch
-
-    from aif_stream import __version__
-
-    return {
-        "command": " ".join(["aif", *sys.argv[1:]]),
-        "aif_stream": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
 
 
 def _numbers(text: str, name: str) -> list[int]:

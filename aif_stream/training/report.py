@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from aif_stream import __version__
 from aif_stream.errors import TrainingDataError
 from aif_stream.training.chart import Point, Series, chart, page, table
 
@@ -19,6 +24,17 @@ def prepare(out: Path) -> None:
     if (out / "results.json").exists():
         raise TrainingDataError(f"{out} holds results already", mend="choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def about() -> dict[str, Any]:
+    """How results came about: the command and what it ran on."""
+    return {
+        "command": " ".join(["aif", *sys.argv[1:]]),
+        "aif_stream": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
 
 
 def write(out: Path, results: Mapping[str, Any], html: str) -> None:
