@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -17,6 +17,7 @@ from aif_stream.errors import TrainingDataError
 from aif_stream.training.chart import Point, Series, chart, page, table
 
 Records = Sequence[Mapping[str, Any]]
+BRIDGE_FIGURES: Final = ("perplexity", "used", "readout_cosine")
 
 
 def prepare(out: Path) -> None:
@@ -62,7 +63,7 @@ def means(records: Records) -> list[dict[str, Any]]:
             "online_mflop_per_10k": mine[0]["online_mflop_per_10k"],
         }
         reports = [record["bridges"] for record in mine if record["bridges"]]
-        for key in ("perplexity", "used", "readout_cosine"):
+        for key in BRIDGE_FIGURES:
             values = [report[key] for report in reports if report[key] is not None]
             line[key] = round(statistics.mean(values), 4) if values else None
         lines.append(line)
@@ -121,9 +122,10 @@ def crosses_page(title: str, about: str, results: Mapping[str, Any]) -> str:
 
 
 def _table(records: Records) -> str:
-    names = ["model", "seeds", "GAUC", "less the first", "ms / 10k", "MFLOP / 10k", "perplexity", "used", "cosine"]
-    rows = []
-    for line in means(records):
+    names = ["model", "seeds", "GAUC", "less the first", "ms / 10k", "MFLOP / 10k"]
+    lines, rows = means(records), []
+    said = any(line["perplexity"] is not None for line in lines)
+    for line in lines:
         gauc, gain = line["gauc"], line["gain"]
         rows.append(
             [
@@ -133,10 +135,10 @@ def _table(records: Records) -> str:
                 f"{gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else "",
                 line["online_ms_per_10k"],
                 line["online_mflop_per_10k"],
-                *("" if line[key] is None else line[key] for key in ("perplexity", "used", "readout_cosine")),
+                *(("" if line[key] is None else line[key] for key in BRIDGE_FIGURES) if said else ()),
             ]
         )
-    return table(names, rows)
+    return table([*names, *BRIDGE_FIGURES] if said else names, rows)
 
 
 def _spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
