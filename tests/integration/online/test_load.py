@@ -62,24 +62,26 @@ async def test_open_load_beyond_capacity_is_shed_with_a_time_to_come_back_and_th
     slow = dataclasses.replace(
         settings, retrieval_latency_ms=1000.0, retrieval_budget_ms=1500.0, deadline_ms=3000.0, executor_threads=1
     )
-    async with running(retrieval_role, slow) as retrieval:
-        async with running(serve_role, dataclasses.replace(slow, retrieval_urls=retrieval.url)) as client:
+    async with (
+        running(retrieval_role, slow) as retrieval,
+        running(serve_role, dataclasses.replace(slow, retrieval_urls=retrieval.url)) as client,
+    ):
 
-            async def ask(user: int) -> tuple[int, Any]:
-                async with client.session.post(client.url + "/v1/rank", json={"user_id": f"user {user % 50}"}) as reply:
-                    answer: Any = await reply.json(content_type=None)
-                    if reply.status == 503:
-                        assert reply.headers["retry-after"].isdigit()
-                        assert reply.content_type == "application/problem+json"
-                        assert "in service" in answer["detail"]
-                    return reply.status, answer
+        async def ask(user: int) -> tuple[int, Any]:
+            async with client.session.post(client.url + "/v1/rank", json={"user_id": f"user {user % 50}"}) as reply:
+                answer: Any = await reply.json(content_type=None)
+                if reply.status == 503:
+                    assert reply.headers["retry-after"].isdigit()
+                    assert reply.content_type == "application/problem+json"
+                    assert "in service" in answer["detail"]
+                return reply.status, answer
 
-            first = await asyncio.gather(*(ask(user) for user in range(100)))
-            _, between = await client.get("/v1/status")
-            second = await asyncio.gather(*(ask(user) for user in range(10)))
-            _, status = await client.get("/v1/status")
-            async with client.session.get(client.url + "/metrics") as reply:
-                metrics = await reply.text()
+        first = await asyncio.gather(*(ask(user) for user in range(100)))
+        _, between = await client.get("/v1/status")
+        second = await asyncio.gather(*(ask(user) for user in range(10)))
+        _, status = await client.get("/v1/status")
+        async with client.session.get(client.url + "/metrics") as reply:
+            metrics = await reply.text()
     accepted = [answer for code, answer in first if code == 200]
     assert len(accepted) == 25
     assert between["shed"] == 75

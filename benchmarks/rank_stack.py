@@ -1,0 +1,207 @@
+"""What benchmarks/rank.py measures: a filled index, an upstream, and `aif serve` alone on one core."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import load_topics
+from aif_stream.bus.versions import publish_version
+from aif_stream.clock import now_ms
+from aif_stream.domain.candidates import MEDIA_TYPE, Candidates, encode_candidates
+from aif_stream.domain.events import BehaviorKind, ItemUpserted
+from aif_stream.domain.history import entry_bytes
+from aif_stream.domain.order import Order
+from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.embedded.broker import EmbeddedBroker
+from aif_stream.embedded.process import free_ports
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.index.connection import open_redis
+from aif_stream.index.histories import HistoryStore
+from aif_stream.index.item_codec import ItemWrite
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import manifest_sha256, save
+from aif_stream.model.config import ModelConfig
+from aif_stream.model.version import ModelVersion
+from aif_stream.settings import Settings
+
+CONTENT = 32
+CATEGORIES = 100
+USERS = 64
+
+
+def model_of(args: argparse.Namespace) -> ModelVersion:
+    config = ModelConfig(
+        signature_bits=args.bits,
+        long=args.history,
+        short=args.short,
+        content_width=CONTENT,
+        categories=tuple(f"c{i}" for i in range(CATEGORIES)),
+    )
+    return ModelVersion.init(config, 1, "bench")
+
+
+async def fill(args: argparse.Namespace, settings: Settings, model: ModelVersion) -> None:
+    """Items 0 … N - 1 with rows, USERS users with L clicks each."""
+    random = np.random.default_rng(1)
+    async with open_redis(settings) as redis:
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        await store.ensure_layout()
+        await store.add_version(model.name)
+        for first in range(0, args.items, 4096):
+            numbers = range(first, min(first + 4096, args.items))
+            vectors = random.standard_normal((len(numbers), CONTENT)).round(3).tolist()
+            items = [
+                ItemUpserted(item_id=n, category=f"c{n % CATEGORIES}", content_vector=v)
+                for n, v in zip(numbers, vectors, strict=True)
+            ]
+            times = np.full(len(items), now_ms(), np.uint64)
+            rows = model.item_rows(items, times, np.arange(len(items), dtype=np.uint64), now_ms()).rows
+            batch = [
+                ItemWrite(n, str(n), Order(int(times[i]), i), msgspec.json.encode(items[i]))
+                for i, n in enumerate(numbers)
+            ]
+            await store.write_live(batch, {model.name: rows})
+        histories = HistoryStore(redis, settings.history_long)
+        for user in range(USERS):
+            touched = random.integers(0, args.items, args.history).tolist()
+            start = now_ms() - 60_000 * args.history
+            packed = b"".join(entry_bytes(k, BehaviorKind.CLICK, start + 60_000 * i) for i, k in enumerate(touched))
+            await histories.append({user: packed})
+
+
+async def publish(settings: Settings, model: ModelVersion) -> None:
+    directory = settings.models_dir / model.name
+    save(directory, model)
+    record = VersionRecord(
+        version=model.name,
+        state=VersionState.ACTIVE,
+        artefact=str(directory),
+        manifest_sha256=manifest_sha256(directory),
+        created_ms=now_ms(),
+        activation=1,
+    )
+    async with Producer(settings, "bench") as producer:
+        await publish_version(producer, record)
+
+
+def upstream(args: argparse.Namespace) -> None:
+    """A retrieval that answers random keys after R ms."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    random = np.random.default_rng(2)
+    whole = random.permutation(args.items).astype(np.uint64)
+
+    async def retrieve(request: Request) -> Response:
+        started = time.monotonic()
+        asked = json.loads(await request.body())
+        start = int(random.integers(0, max(1, args.items - asked["k"])))
+        body = encode_candidates(Candidates(asked["channel"], whole[start : start + asked["k"]]))
+        await asyncio.sleep(max(0.0, args.retrieval_ms / 1000 - (time.monotonic() - started)))
+        return Response(body, media_type=MEDIA_TYPE)
+
+    app = Starlette(routes=[Route("/v1/retrieve", retrieve, methods=["POST"])])
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="error", access_log=False)
+
+
+@contextlib.contextmanager
+def child(command: list[str], log: Path, cores: set[int], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1", **environ}
+        )
+        os.sched_setaffinity(process.pid, cores)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def until_ready(url: str, log: Path) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:  # noqa: S310
+            if reply.status == 200:
+                return
+        time.sleep(0.2)
+    raise SystemExit(f"{url} is not ready:\n{log.read_text()[-3000:]}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stack:
+    """Redis, broker, a filled index, an active version and an upstream, waiting for a server."""
+
+    args: argparse.Namespace
+    home: Path
+    upstream_url: str
+    environ: dict[str, str]
+    first: set[int]
+
+    @contextlib.asynccontextmanager
+    async def server(self, **environ: str) -> AsyncIterator[tuple[str, int]]:
+        """``aif serve`` alone on the first core: its address and process id."""
+        (port,) = free_ports(1)
+        log = self.home / "serve.log"
+        own = {**self.environ, "AIF_SERVE_PORT": str(port), **environ}
+        with child([sys.executable, "-m", "aif_stream", "serve"], log, self.first, own) as process:
+            url = f"http://127.0.0.1:{port}"
+            await asyncio.to_thread(until_ready, f"{url}/readyz", log)
+            yield url, process.pid
+
+
+@contextlib.asynccontextmanager
+async def stack(args: argparse.Namespace, script: str, home: Path) -> AsyncIterator[Stack]:
+    """``script --upstream …`` is run as the retrieval. Everything but the server stays off the first core."""
+    every = os.sched_getaffinity(0)
+    first = {min(every)}
+    others = every - first or every
+    os.sched_setaffinity(0, others)
+    (port,) = free_ports(1)
+    topics = {name: spec.partitions for name, spec in load_topics().items()}
+    try:
+        async with EmbeddedRedis() as redis, EmbeddedBroker(topics) as broker:
+            settings = dataclasses.replace(
+                Settings(), home=home, models_dir=home / "models", kafka_bootstrap=broker.bootstrap, redis_url=redis.url
+            )
+            model = model_of(args)
+            await fill(args, settings, model)
+            await publish(settings, model)
+            url = f"http://127.0.0.1:{port}"
+            environ = {
+                "AIF_HOME": str(home),
+                "AIF_KAFKA_BOOTSTRAP": broker.bootstrap,
+                "AIF_REDIS_URL": redis.url,
+                "AIF_RETRIEVAL_URLS": url,
+                "AIF_RETRIEVAL_K": str(args.candidates),
+                "AIF_RETRIEVAL_CHANNELS": args.channels,
+                "AIF_HISTORY_LONG": str(args.history),
+                "AIF_JOIN": args.join,
+                "AIF_EXECUTOR_THREADS": str(args.threads),
+                "AIF_USER_CACHE_S": str(args.user_cache),
+                "AIF_LOG_LEVEL": "ERROR",
+            }
+            numbers = ("--items", str(args.items), "--retrieval-ms", str(args.retrieval_ms), "--port", str(port))
+            with child([sys.executable, script, "--upstream", *numbers], home / "upstream.log", others, {}):
+                yield Stack(args, home, url, environ, first)
+    finally:
+        os.sched_setaffinity(0, every)
