@@ -102,7 +102,10 @@ class Synthetic:
         item, time_ms, kind = self._history(users, per_user, END_MS)
         owner = np.repeat(users - 1, per_user)
         behaviors = Behaviors.sorted_by_user(owner, item.ravel() - 1, time_ms.ravel(), kind.ravel(), self.users)
-        shown = self._impressions(max(1, impressions // SHOWN))
+        requests = max(1, impressions // SHOWN)
+        # By chunks: the truth of a million impressions at once would take 2 GB.
+        chunks = [self._impressions(f, min(f + _CHUNK, requests)) for f in range(0, requests, _CHUNK)]
+        shown = Impressions(*(np.concatenate([getattr(c, name) for c in chunks]) for name in Impressions.__slots__))
         return Dataset(
             name=name,
             items=[ItemUpserted(**line) for line in self.items()],
@@ -188,15 +191,15 @@ class Synthetic:
         chosen: I64 = np.take_along_axis(ids, fits.argmax(axis=-1)[..., None], axis=-1)[..., 0]
         return chosen
 
-    def _impressions(self, requests: int) -> Impressions:
+    def _impressions(self, first: int, last: int) -> Impressions:
         """Requests of SHOWN candidates at times in the later half of the span; labels drawn from the truth."""
-        number = np.arange(requests)
+        number = np.arange(first, last)
         user = 1 + self._integers(41, number, self.users)
         share = 0.5 + 0.5 * self._uniform(42, number)
         phase = np.minimum((share * PHASES).astype(np.int64), PHASES - 1)
         places = number[:, None] * SHOWN + np.arange(SHOWN)
         owner, moments = (np.broadcast_to(column[:, None], places.shape) for column in (user, phase))
-        long = self._interests(user)[np.arange(requests)[:, None], self._integers(43, places, 3)]
+        long = self._interests(user)[np.arange(len(user))[:, None], self._integers(43, places, 3)]
         moment = self._moment(owner.ravel(), moments.ravel()).reshape(*places.shape, 2)
         stray = self._integers(44, places, CLUSTERS)
         draw = self._uniform(45, places)
