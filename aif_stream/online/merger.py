@@ -126,9 +126,10 @@ class Merger:
 
     async def _retrieved(self, run: Run) -> None:
         channels = self._retrieval.channels
+        if not channels:
+            run.retrieved.set()
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(self._channel(run, channel)) for channel in channels]
-        run.retrieved.set()
         failed = [task.result() for task in asked if task.result() is not None]
         if len(failed) == len(channels):
             run.short_of("retrieval")
@@ -150,14 +151,14 @@ class Merger:
                 found = await self._retrieval.ask(run.request_id, run.request.user, channel, asked, budget_s)
         except UpstreamError as error:
             run.short_of(f"retrieval:{channel}")
-            run.awaited -= 1
+            run.settled()
             return error
         found = Candidates(found.channel, _without_probe(found.keys), found.names)
         run.names.update(found.names)
         if channel == self._retrieval.channels[-1] and found.keys.size:
             self._last = found  # the filler knows everybody: what is answered when nobody answers us
         run.arrived.append((channel, found.keys))
-        run.awaited -= 1
+        run.settled()
         await self._advance(run)
         return None
 

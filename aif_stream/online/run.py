@@ -89,6 +89,12 @@ class Run:
         if reason and reason not in self.degraded:
             self.degraded.append(reason)
 
+    def settled(self) -> None:
+        """One channel more has answered or failed."""
+        self.awaited -= 1
+        if not self.awaited:
+            self.retrieved.set()
+
     @property
     def known_user(self) -> UserPart | None:
         """The user side when it is there."""

@@ -99,6 +99,30 @@ async def test_the_user_side_runs_while_retrieval_is_awaited(
     assert best["total"] < best["retrieval"] + best["join"] + best["score"] + 10
 
 
+async def test_without_overlap_the_user_side_follows_retrieval_and_the_answer_is_the_same(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(topics())
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path)
+    model, items = small_version(), make_items(60)
+    async with open_index(settings, [model.name]) as index:
+        await index.put(model, items)
+        await index.click("ann", ["3", "4", "5"])
+        await publish(settings, items)
+        await activate(settings, model, 1)
+        async with running(retrieval_role, settings) as retrieval:
+            found = []
+            for overlap in (True, False):
+                serving = dataclasses.replace(settings, retrieval_urls=retrieval.url, overlap=overlap)
+                async with running(serve_role, serving) as client:
+                    found.append(await client.rank("ann", k=60))
+                    named = await client.rank("ann", k=60, candidates=[str(i) for i in range(60)])
+                    assert same_items(named, found[0])
+    assert same_items(*found)
+    assert found[1]["timings_ms"]["overlap_saved"] == pytest.approx(0, abs=1)
+    assert found[1]["degraded"] == []
+
+
 async def test_a_user_side_is_reused_with_its_age_until_the_user_does_something_new(
     embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
 ) -> None:
