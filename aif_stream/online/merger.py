@@ -12,8 +12,10 @@ Everything waits inside one deadline. What does not come in time, or fails, is m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.candidates import Candidates, id_of, keys_and_names
@@ -37,6 +39,11 @@ from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
 
 log = logging.getLogger(__name__)
+
+
+# Channels of one upstream answer within a millisecond of each other. Waiting that long for the others makes one part of
+# all; beginning at once makes the loop read them beside a computing thread, which costs both more than that.
+_TOGETHER_S: Final = 0.001
 
 
 class Merger:
@@ -164,6 +171,10 @@ class Merger:
 
     async def _advance(self, run: Run) -> None:
         """Carry what has arrived as far as it goes. Several channels that answer together are one piece of work."""
+        if run.awaited:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TOGETHER_S):
+                    await run.retrieved.wait()
         async with run.turn:
             await self._progress.join(run)
         if run.user is not None:
