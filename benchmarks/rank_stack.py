@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,14 @@ def until_ready(url: str, log: Path) -> None:
     raise SystemExit(f"{url} is not ready:\n{log.read_text()[-3000:]}")
 
 
+def until_listening(port: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stack:
     """Redis, broker, a filled index, an active version and an upstream, waiting for a server."""
@@ -202,6 +211,7 @@ async def stack(args: argparse.Namespace, script: str, home: Path) -> AsyncItera
             }
             numbers = ("--items", str(args.items), "--retrieval-ms", str(args.retrieval_ms), "--port", str(port))
             with child([sys.executable, script, "--upstream", *numbers], home / "upstream.log", others, {}):
+                await asyncio.to_thread(until_listening, port)
                 yield Stack(args, home, url, environ, first)
     finally:
         os.sched_setaffinity(0, every)
