@@ -32,7 +32,7 @@ schemas: setup ## topics/schemas, topics/asyncapi.yaml from the event types
 bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (about 15 minutes)
 	benchmarks/run
 
-drill: setup ## kill -9, rebalance, outages on real Kafka → experiments/results/*.json (about 40 minutes)
+drill: setup ## kill -9, rebalance, outages on real Kafka → experiments/results/drill.json (about 7 minutes)
 	$(BIN)/python -m drills
 
 lock: setup ## requirements.lock anew from pyproject.toml

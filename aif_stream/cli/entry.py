@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import click
 
 from aif_stream import settings as settings_module
-from aif_stream.settings import Settings
 from aif_stream.telemetry import configure_logging
 
 _T = TypeVar("_T")
