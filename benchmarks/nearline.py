@@ -43,6 +43,7 @@ from aif_stream.index.changelog import decode_head, decode_rows
 from aif_stream.index.connection import open_redis
 from aif_stream.index.keys import Buckets
 from aif_stream.index.marks import MarkBook
+from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import save
 from aif_stream.model.config import Field, ModelConfig
@@ -165,19 +166,25 @@ async def backlog(settings: Settings, updates: int, process: ServerProcess) -> d
 async def steady(settings: Settings, made: list[tuple[bytes, bytes]], rate: int, seconds: int) -> dict[str, Any]:
     to_redis: list[int] = []
     to_log: list[int] = []
+    to_mirror: list[int] = []
     layout = model().layout
+    mirror = Mirror(layout, "bench", memory_mb=2048)
     stop = asyncio.Event()
 
     async def listen(reader: LogReader) -> None:
         while not stop.is_set():
             for record in await reader.poll(timeout_ms=50):
                 seen_ms, head = now_ms(), decode_head(record.headers)
-                _, rows = decode_rows(head, layout, record.value or b"")
+                keys, rows = decode_rows(head, layout, record.value or b"")
+                mirror.apply(keys, rows)
+                applied_ms = now_ms()
                 to_redis.extend((head.stamps.committed_ms - rows["event_time_ms"].astype(np.int64)).tolist())
                 to_log.extend((seen_ms - rows["event_time_ms"].astype(np.int64)).tolist())
+                to_mirror.extend((applied_ms - rows["event_time_ms"].astype(np.int64)).tolist())
 
     async with LogReader(settings, N2O_ROWS) as reader, Producer(settings, "bench") as producer:
-        reader.seek(await reader.end_offsets())
+        async with open_redis(settings) as redis:
+            await mirror.boot(N2OStore(redis, Buckets(settings.index_buckets)), reader)
         listening = asyncio.create_task(listen(reader))
         tick_s, due, sent = 0.005, time.perf_counter(), 0
         while sent < rate * seconds:
@@ -198,6 +205,7 @@ async def steady(settings: Settings, made: list[tuple[bytes, bytes]], rate: int,
         "seen": len(to_redis),
         "event_to_redis_ms": quantiles(to_redis[half:]),
         "event_to_change_log_ms": quantiles(to_log[half:]),
+        "event_to_mirror_ms": quantiles(to_mirror[half:]),
     }
 
 
