@@ -51,7 +51,6 @@ class Settings:
     index_buckets: int = _setting(256, "buckets of the index; fixed per deployment", low=1)
     tombstone_keep_h: float = _setting(24 * 14, "hours a removed item's order is remembered", low=0.001)
     history_long: int = _setting(10_000, "history entries kept per user", low=1)
-    history_short: int = _setting(100, "newest entries that self-attention reads", low=1)
 
     batch_events: int = _setting(512, "events per nearline micro-batch at most", low=1)
     batch_wait_ms: int = _setting(20, "how long a poll waits for events when idle", low=1)

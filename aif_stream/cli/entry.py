@@ -7,7 +7,7 @@ import functools
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from aif_stream import settings as settings_module
 from aif_stream.telemetry import configure_logging
 
 _T = TypeVar("_T")
+# One "stop" often arrives twice (`timeout`, a process group): the second within this time is the same one.
+_ECHO_S: Final = 2.0
 
 
 def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,21 +42,28 @@ def run_role(
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
-    """Run a role until SIGTERM or Ctrl-C sets its stop event; a second signal ends it at once."""
+    """Run a role until SIGTERM or Ctrl-C sets its stop event; a second one, 2 s later, cancels it."""
 
     async def body() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        own = asyncio.current_task()
+        first_s = 0.0
 
         def on_signal(number: int) -> None:
-            if stop.is_set():
-                loop.remove_signal_handler(number)
-                signal.raise_signal(number)
-            stop.set()
+            nonlocal first_s
+            if not stop.is_set():
+                first_s = loop.time()
+                stop.set()
+            elif loop.time() - first_s > _ECHO_S and own is not None:
+                own.cancel()  # not the default action: it would leave the children of `aif up` behind
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal, number)
         await role(stop)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(body())
+        try:
+            runner.run(body())
+        except asyncio.CancelledError:
+            raise click.Abort from None

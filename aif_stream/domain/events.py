@@ -17,7 +17,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from aif_stream.domain.ids import MAX_ID_CHARS, Key, canonical_id, key_of
-from aif_stream.errors import BadEvent, BadInput
+from aif_stream.errors import BadEvent
 
 Id = (
     Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="canonical decimals are 64-bit keys")]
@@ -198,8 +198,3 @@ def _wrong_attribute(value: bytes) -> str:
         except msgspec.ValidationError:
             return name[:64]
     return "?"
-
-
-def bad_input_reason(error: BadInput) -> str:
-    """The short label under which a rejected record is counted."""
-    return error.reason if isinstance(error, BadEvent) else "invalid"

@@ -122,10 +122,6 @@ class AttributeEncoder:
         return next((at, unknown) for at, (field, unknown, _) in enumerate(self._labels) if field == name)
 
     @property
-    def set_fields(self) -> int:
-        return len(self._sets)
-
-    @property
     def number_fields(self) -> int:
         return len(self._numbers)
 

@@ -214,14 +214,6 @@ async def publish_version(
         return await rollout.activate(record.version) if activate else record
 
 
-async def wait_rebuilt(settings: Settings, version: str, on_progress: OnProgress = _ignore) -> VersionRecord:
-    """Take up the wait for a rebuild that is under way, and say that the version is ready."""
-    async with open_rollout(settings) as rollout:
-        async for progress in rollout.progress(version):
-            on_progress(progress)
-        return await rollout.finish(version)
-
-
 async def activate_version(settings: Settings, version: str) -> VersionRecord:
     """See ``Rollout.activate``."""
     async with open_rollout(settings) as rollout:
