@@ -13,7 +13,8 @@ setup: ## .venv with the locked packages and this package
 demo: setup ## the whole system with live traffic; Ctrl-C stops all of it
 	@exec $(BIN)/aif up --demo
 
-test: setup ## all tests; those on real Kafka run when Java 17 and Maven are there
+test: setup ## all tests; those on real Kafka run when Java 17 and Maven are there, those in a browser with Chromium
+	@scripts/system-packages
 	$(BIN)/python -m pytest
 
 check: setup ## format, lint, types, import rules

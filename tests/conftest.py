@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,11 @@ import redis.asyncio
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.kafka import KafkaCluster, KafkaJars
 from aif_stream.embedded.redis import EmbeddedRedis
+from tests.browser import open_browser
 from tests.stack import kafka_jars_or_skip, unique_prefix
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 BrokerFactory = Callable[[Mapping[str, int]], Awaitable[EmbeddedBroker]]
 
@@ -67,3 +72,10 @@ async def kafka_trio(kafka_jars: KafkaJars, tmp_path_factory: pytest.TempPathFac
     """Three nodes for the session. A test that kills one starts it again before it ends."""
     async with KafkaCluster(3, kafka_jars, tmp_path_factory.mktemp("kafka-trio")) as cluster:
         yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The session's Chromium; ``tests.browser.open_page`` gives each test a page of its own."""
+    async with open_browser() as opened:
+        yield opened
