@@ -19,6 +19,7 @@ I64 = NDArray[np.int64]
 # Of the time span of all impressions (by count): the rest up to the first cut trains, then validates, then tests.
 VALID_FROM: Final = 0.8
 TEST_FROM: Final = 0.9
+_TIME_BITS: Final = 42  # of milliseconds since the first one: 139 years, and 2^21 items beside it
 
 
 class Split(IntEnum):
@@ -84,6 +85,26 @@ class Requests:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemVersions:
+    """What items were when: item i has the states start[i] … start[i + 1] - 1, oldest first, each from its time on.
+
+    Every item has at least one state; before the first one's time that one holds.
+    """
+
+    states: Sequence[ItemUpserted]  # (S) full feature states, as events carry them
+    time_ms: I64  # (S)
+    start: I64  # (items + 1)
+
+    def at(self, item: I64, time_ms: I64) -> I64:
+        """States (N) of items (N) at times (N): what an index without delay would hold."""
+        owner = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+        base = min(int(self.time_ms.min()), int(time_ms.min()) if len(time_ms) else 0)
+        held = (owner << _TIME_BITS) | (self.time_ms - base)
+        asked = (item << _TIME_BITS) | (time_ms - base)
+        return np.maximum(np.searchsorted(held, asked, side="right") - 1, self.start[item])
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """What is trained on and judged by."""
 
@@ -93,6 +114,7 @@ class Dataset:
     behaviors: Behaviors
     requests: Requests
     notes: tuple[str, ...] = ()  # what a reader of the run should know: rows left out and why
+    versions: ItemVersions | None = None  # items that change over time; ``items`` then holds their newest states
 
     def history(self, request: int) -> tuple[History, I64]:
         """The history of a request as it is stored, and the indices of its items."""
