@@ -14,7 +14,7 @@ TIMES = st.lists(st.integers(0, 2_000_000_000_000), min_size=1, max_size=5, uniq
 
 @given(st.lists(TIMES, min_size=1, max_size=6), st.lists(st.integers(0, 2_000_000_000_000), min_size=1, max_size=8))
 def test_the_state_at_a_time_is_the_newest_that_is_not_later(times: list[list[int]], asked: list[int]) -> None:
-    states = [ItemUpserted(item_id=i) for i, own in enumerate(times) for _ in own]
+    states = [ItemUpserted(item_id=i, category="c") for i, own in enumerate(times) for _ in own]
     start = np.concatenate([[0], np.cumsum([len(own) for own in times])])
     versions = ItemVersions(states, np.concatenate([np.array(own) for own in times]), start)
     items = np.arange(len(asked)) % len(times)
