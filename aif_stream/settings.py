@@ -60,6 +60,7 @@ class Settings:
     rebuild_yield_lag_ms: int = _setting(200, "a rebuild waits while live events are older than this", low=1)
 
     serve_worker: str = _setting("", "set by aif serve --workers for each of its processes: shares AIF_SERVE_PORT")
+    serve_worker_ports: str = _setting("", "set by aif serve --workers: the own ports of all its processes")
     host: str = _setting("127.0.0.1", "address that HTTP servers bind")
     serve_port: int = _setting(8080, "port of aif serve", low=0)
     retrieval_port: int = _setting(8081, "port of aif retrieval", low=0)

@@ -8,7 +8,7 @@ import http
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -51,6 +51,7 @@ _RETRY_AFTER_S: Final = "1"  # breakers and back-offs of this system try again w
 # A client that still sends when the connection closes sees a reset in place of the 413: so much is read and forgotten.
 _DISCARDED_BYTES: Final = 32 * 1024 * 1024
 _GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut
+_EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -105,18 +106,20 @@ def _too_large(limit_bytes: int) -> HTTPException:
 
 @dataclass(slots=True)
 class Health:
-    """What the probes answer. ``reasons`` are why requests should go elsewhere now; empty means ready."""
+    """What the probes answer. ``reasons`` are why requests should go elsewhere now; empty means ready. ``metrics``
+    answers ``/metrics`` where this process's own series are not all."""
 
     reasons: Callable[[], list[str]]
     facts: Callable[[], dict[str, Any]] = dict
     started: bool = False
+    metrics: Handler = field(default_factory=lambda: _metrics)
 
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/livez", self._livez),
             Route("/startupz", self._startupz),
             Route("/readyz", self._readyz),
-            Route("/metrics", _metrics),
+            Route("/metrics", self.metrics),
         ]
 
     async def _livez(self, _: Request) -> Response:
@@ -133,8 +136,13 @@ class Health:
         return json_response(status, 503 if reasons else 200)
 
 
+def metrics_response(text: bytes) -> Response:
+    """Prometheus' text format."""
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
 async def _metrics(_: Request) -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return metrics_response(generate_latest())
 
 
 def application(routes: list[BaseRoute]) -> Starlette:
@@ -212,9 +220,19 @@ def bind(host: str, port: int, *, shared: bool = False, listen: bool = True) -> 
 
 
 def address_of(bound: socket.socket) -> str:
-    """``http://127.0.0.1:8080``."""
+    """``http://127.0.0.1:8080``, where others reach it: a socket bound to every address says the host's own."""
     host, port = bound.getsockname()[:2]
+    if host in _EVERY_ADDRESS:
+        host = _own_address()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _own_address() -> str:
+    """What this host's name means to itself: in a container the address in its network."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"
 
 
 async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event, *more: socket.socket) -> None:

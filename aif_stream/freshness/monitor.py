@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -20,16 +21,17 @@ from aif_stream.freshness.peers import Peers
 from aif_stream.freshness.probe import Probe
 from aif_stream.freshness.report import LagReport, encode
 from aif_stream.freshness.watch import Watcher
-from aif_stream.index.leases import MONITOR, keep_lease
+from aif_stream.index.leases import MONITOR, NEARLINE, SERVE, keep_lease
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
-from aif_stream.web import Health, address_of, application, bind, first_of_group, serve_http
+from aif_stream.web import Health, address_of, application, bind, first_of_group, json_response, serve_http
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 _RETRY_S: Final = 1.0
 _ANSWER_S: Final = 10.0
+_SCRAPED: Final = (SERVE, NEARLINE, "explain", MONITOR)  # retrieval knows no Redis: a static target
 
 
 class Monitor:
@@ -44,7 +46,9 @@ class Monitor:
         self._exporter = Exporter()
         self.probe = Probe(settings, peers)
         self.health = Health(self._reasons)
-        self.app = application([Route("/v1/lag", self._lag), *self.health.routes()])
+        self.app = application(
+            [Route("/v1/lag", self._lag), Route("/v1/targets", self._targets), *self.health.routes()]
+        )
 
     async def watch(self) -> None:
         """Look every second until cancelled. Kafka away: tried again, and ``/readyz`` says so."""
@@ -90,6 +94,16 @@ class Monitor:
         except TimeoutError:
             raise Overloaded(f"no look was done within {_ANSWER_S:g} s") from None
         return Response(encode(msgspec.structs.replace(report, by="aif monitor")), media_type="application/json")
+
+    async def _targets(self, _: Request) -> Response:
+        """Prometheus' HTTP service discovery: every process that has a lease, at its own address."""
+        found = [(role, peer) for role in _SCRAPED for peer in await self._peers.of(role) if peer.lease.url]
+        return json_response(
+            [
+                {"targets": [urlsplit(peer.lease.url).netloc], "labels": {"role": role, "process": peer.lease.id}}
+                for role, peer in found
+            ]
+        )
 
 
 async def run_monitor(settings: Settings, stop: asyncio.Event) -> None:

@@ -19,6 +19,7 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import SERVE, keep_lease
 from aif_stream.index.store import N2OStore
 from aif_stream.online.admission import Admission
+from aif_stream.online.all_metrics import AllMetrics
 from aif_stream.online.breaker import Breaker
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.loop_lag import watch_loop
@@ -51,7 +52,8 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         stack.callback(bound.close)
         # One of several processes behind a port has an address of its own beside it, so that its metrics can be read
         # and the watch reaches every mirror.
-        own = [bind(settings.host, 0)] if settings.serve_worker else []
+        metrics = await stack.enter_async_context(AllMetrics(settings))
+        own = [bind(settings.host, metrics.own_port, shared=True)] if settings.serve_worker else []
         for each in own:
             stack.callback(each.close)
         address = address_of(own[0] if own else bound)
@@ -79,6 +81,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             answered=requests.offer,
         )
         status = _Status(settings, active, retrieval, breaker, admission)
+        status.health.metrics = metrics.answer
         server = RankServer(settings, merger, publishing, status.health, status.view)
         ended = asyncio.Event()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

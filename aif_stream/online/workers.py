@@ -8,11 +8,12 @@ manager starts the whole again), since a port that answers with fewer processes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from aif_stream.errors import AifError
@@ -27,11 +28,14 @@ _STOP_S: Final = 20.0
 async def run_workers(settings: Settings, count: int, arguments: Sequence[str], stop: asyncio.Event) -> None:
     """``count`` times ``aif serve`` with ``arguments``, until ``stop``. Raises ``AifError`` naming the first that ended
     by itself; the others are stopped then."""
-    # Held, never listened on with work behind it: reserves the port, and turns port 0 into one number for all.
-    held = bind(settings.host, settings.serve_port, shared=True, listen=False)
-    try:
+    with contextlib.ExitStack() as stack:
+        # Held, never listened on with work behind it: reserves the port, and turns port 0 into one number for all.
+        held = stack.enter_context(
+            contextlib.closing(bind(settings.host, settings.serve_port, shared=True, listen=False))
+        )
         port = held.getsockname()[1]
-        workers = [await _start(settings, port, number, arguments) for number in range(1, count + 1)]
+        own = ",".join(str(stack.enter_context(_reserved(settings.host))) for _ in range(count))
+        workers = [await _start(settings, port, own, number, arguments) for number in range(1, count + 1)]
         log.info(kv("serve.workers", address=address_of(held), processes=",".join(str(w.pid) for w in workers)))
         stopping = asyncio.create_task(stop.wait())
         ends = [asyncio.create_task(worker.wait()) for worker in workers]
@@ -42,16 +46,25 @@ async def run_workers(settings: Settings, count: int, arguments: Sequence[str], 
             stopping.cancel()
             await _stop(workers)
             await asyncio.gather(*ends)
-    finally:
-        held.close()
     if ended and not stop.is_set():
         raise AifError(
             f"serving process {ended[0].pid} ended by itself (exit code {ended[0].returncode})", mend="read its log"
         )
 
 
-async def _start(settings: Settings, port: int, number: int, arguments: Sequence[str]) -> Process:
-    environ = {**os.environ, "AIF_SERVE_PORT": str(port), "AIF_SERVE_WORKER": str(number)}  # handed on, not read
+@contextlib.contextmanager
+def _reserved(host: str) -> Iterator[int]:
+    """A free port for one process alone, beside the shared one."""
+    held = bind(host, 0, shared=True, listen=False)
+    try:
+        yield held.getsockname()[1]
+    finally:
+        held.close()
+
+
+async def _start(settings: Settings, port: int, ports: str, number: int, arguments: Sequence[str]) -> Process:
+    told = {"AIF_SERVE_PORT": str(port), "AIF_SERVE_WORKER": str(number), "AIF_SERVE_WORKER_PORTS": ports}
+    environ = {**os.environ, **told}  # handed on, not read
     if settings.worker_id:
         environ["AIF_WORKER_ID"] = f"{settings.worker_id}-{number}"
     command = (sys.executable, "-m", "aif_stream", "serve", *arguments)

@@ -100,10 +100,10 @@ def _environ(home: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(home: Path, *, items: int, users: int) -> AsyncIterator[Up]:
+async def running(home: Path, *, items: int, users: int, more: tuple[str, ...] = ()) -> AsyncIterator[Up]:
     """``aif up`` from its start to its ready line; killed at the end, with its children, if it still runs."""
     err = home.parent / f"{home.name}.err"
-    words = ("up", "--items", str(items), "--users", str(users), "--port", "0")
+    words = ("up", "--items", str(items), "--users", str(users), "--port", "0", *more)
     with err.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "aif_stream", *words),

@@ -58,9 +58,11 @@ def test_nothing_runs_as_root(name: str) -> None:
 
 
 @every_service
-def test_volumes_are_named_and_declared(name: str) -> None:
-    volumes = {volume.split(":")[0] for volume in SERVICES[name].get("volumes", [])}
-    assert volumes <= set(COMPOSE["volumes"])
+def test_volumes_are_named_and_declared_and_files_of_ours_are_there_and_read_only(name: str) -> None:
+    mounts = [volume.split(":") for volume in SERVICES[name].get("volumes", [])]
+    ours = [mount for mount in mounts if mount[0].startswith("./")]
+    assert {mount[0] for mount in mounts if mount not in ours} <= set(COMPOSE["volumes"])
+    assert [mount for mount in ours if mount[2:] != ["ro"] or not (ROOT / mount[0]).is_dir()] == []
 
 
 def test_what_must_outlive_a_container_has_a_volume_where_the_service_keeps_it() -> None:

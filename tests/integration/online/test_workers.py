@@ -73,7 +73,15 @@ async def test_workers_share_a_port_have_an_address_each_and_end_together(
             async with aiohttp.ClientSession() as session:
                 for url in urls:
                     async with session.get(f"{url}/metrics") as reply:
-                        assert "aif_loop_lag_seconds" in await reply.text()
+                        text = await reply.text()
+                        assert "aif_loop_lag_seconds" in text
+                        assert 'process="' not in text
+                async with session.get(f"http://127.0.0.1:{port}/metrics") as reply:
+                    together = await reply.text()
+            for process in ("1", "2"):  # whoever the kernel gave the scrape to, it tells of both
+                assert f'aif_mirror_rows{{process="{process}",version="{model.name}"}} 20.0' in together
+                assert f'aif_serve_process_up{{process="{process}"}} 1' in together
+            assert together.count("# TYPE aif_mirror_rows ") == 1
             if ending == "stop":
                 parent.send_signal(signal.SIGTERM)
             else:
