@@ -15,7 +15,7 @@ demo: setup ## the whole system with live traffic; Ctrl-C stops all of it
 
 test: setup ## all tests; those on real Kafka run when Java 17 and Maven are there, those in a browser with Chromium
 	@scripts/system-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
