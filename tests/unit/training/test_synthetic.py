@@ -10,8 +10,10 @@ import pytest
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.events import Behavior, UserUpserted, decode_item
+from aif_stream.training.checkpoint import data_fingerprint
 from aif_stream.training.dataset import Split
 from aif_stream.training.metrics import gauc
+from aif_stream.training.sources import open_data
 from aif_stream.training.synthetic import CONTENT_WIDTH, END_MS, SPAN_MS, Synthetic
 
 
@@ -66,8 +68,8 @@ def test_the_planted_truth_ranks_better_than_chance_by_far() -> None:
     data = world.dataset(20_000)
     table = data.requests
     user = np.repeat(table.user, np.diff(table.first))
-    share = (np.repeat(table.time_ms, np.diff(table.first)) - (END_MS - SPAN_MS)) / SPAN_MS
-    truth = world.affinity(user + 1, np.minimum((share * 6).astype(np.int64), 5), table.item + 1)
+    share = share_of(np.repeat(table.time_ms, np.diff(table.first)))
+    truth = world.truth.affinity(user + 1, share, table.item + 1)
     assert gauc(user, truth, table.clicked).value > 0.75
     assert 0.05 < table.clicked.mean() < 0.4
 
@@ -79,3 +81,68 @@ def test_behaviors_of_a_user_are_oldest_first(per_user: int) -> None:
         times = [line["event_time_ms"] for line in lines if line["user_id"] == user]
         assert len(times) == per_user
         assert times == sorted(times)
+
+
+def share_of(time_ms: np.ndarray) -> np.ndarray:
+    return (time_ms - (END_MS - SPAN_MS)) / SPAN_MS
+
+
+def test_items_change_as_often_as_asked_and_the_catalogue_holds_their_newest_states() -> None:
+    world = Synthetic(20, 500, 0, updates=2)
+    data = world.dataset(2000)
+    assert data.versions is not None
+    states = np.diff(data.versions.start)
+    assert states.min() >= 1
+    assert states.mean() == pytest.approx(3.0, abs=0.2)  # the first one and two changes
+    ends = np.full(500, END_MS)
+    newest = data.versions.at(np.arange(500), ends)
+    for at, item in zip(newest.tolist(), data.items, strict=True):
+        assert msgspec.structs.replace(data.versions.states[at], event_time_ms=None) == item
+    lines = list(world.updates_by_time())
+    times = [line["event_time_ms"] for line in lines]
+    assert times == sorted(times)
+    assert len(lines) == states.sum() - 500
+    assert all(isinstance(decode_item(msgspec.json.encode(line)).item_id, int) for line in lines)
+
+
+def test_without_updates_nothing_changes_and_without_vibes_no_line_names_them() -> None:
+    world = Synthetic(10, 200, 0)
+    assert list(world.updates_by_time()) == []
+    assert world.dataset(2000).versions is None
+    assert all("vibe" not in line["attributes"] for line in world.items())
+    assert all("vibe" in line["attributes"] for line in Synthetic(10, 200, 0, bea=1).items())
+
+
+def test_a_share_of_the_items_has_no_content_when_asked() -> None:
+    lines = list(Synthetic(10, 2000, 0, bare=30).items())
+    assert sum("content_vector" not in line for line in lines) / 2000 == pytest.approx(0.3, abs=0.04)
+
+
+def test_drift_moves_long_term_interests_and_none_leaves_them() -> None:
+    users = np.arange(1, 2001)
+    for drift, moved in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        truth = Synthetic(2000, 500, 0, drift=drift).truth
+        before, after = (truth.interests(users, np.full(2000, share)) for share in (0.0, 0.999))
+        assert (before != after).any(axis=-1).mean() == pytest.approx(moved, abs=0.03)
+
+
+def test_what_was_bought_is_wanted_less() -> None:
+    world = Synthetic(300, 2000, 0)
+    data, truth = world.dataset(40_000), world.truth
+    table = data.requests
+    user = np.repeat(table.user, np.diff(table.first)) + 1
+    item = table.item + 1
+    owned = truth.owned(user)
+    theirs = (truth.cluster(item) == owned[:, 0]) & (truth.style(item, 0 * item) == owned[:, 1])
+    near = (truth.cluster(item) == owned[:, 0]) & ~theirs
+    assert theirs.sum() > 100
+    assert table.clicked[theirs].mean() < table.clicked[near].mean()
+    bought = data.behaviors.kind == 4
+    assert bought.mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("spec", ["bea=2,bare=25", "history=30,drift=1,updates=1.5"])
+def test_knobs_are_part_of_the_name_and_give_the_data_again(spec: str) -> None:
+    data = open_data(f"synthetic:users=30,items=200,impressions=2000,seed=4,{spec}")
+    assert data.name == f"synthetic:users=30,items=200,impressions=2000,seed=4,{spec}"
+    assert data_fingerprint(open_data(data.name)) == data_fingerprint(data)
