@@ -73,7 +73,15 @@ class Settings:
     retrieval_budget_ms: float = _setting(80.0, "deadline of one retrieval channel", low=1)
     retrieval_latency_ms: float = _setting(0.0, "aif retrieval answers no sooner (experiments)", low=0)
     join: JoinMode = _setting("mirror", "mirror: rows in memory; redis: one batched read per request")
-    mirror_memory_mb: int = _setting(8192, "a mirror that would pass this stops the start", low=1)
+    mirror_memory_mb: int = _setting(
+        8192, "a mirror that would pass this stops the start; those of versions kept warm must fit together", low=1
+    )
+    warm_versions: int = _setting(
+        # The active one, the one that it replaced (rollback), the next one (activation): each within a request.
+        3,
+        "versions that a server holds, each with its mirror, the active one included",
+        low=1,
+    )
     deadline_ms: float = _setting(150.0, "deadline of a rank request that names none", low=1)
     max_deadline_ms: float = _setting(2000.0, "the longest deadline a request may name", low=1)
     max_body_bytes: int = _setting(2 * 1024 * 1024, "larger request bodies are answered 413", low=1024)

@@ -73,7 +73,18 @@ RECORDS_LOST = Counter("aif_records_lost_total", "Records that the broker droppe
 DEAD_LETTERS = Counter("aif_dead_letters_total", "Records put aside", ["reason"])
 HISTORY_DROPPED = Counter("aif_history_entries_dropped_total", "History entries beyond the bound")
 MIRROR_ROWS = Gauge("aif_mirror_rows", "Rows in this server's mirror", ["version"])
-MODEL_VERSION = Gauge("aif_model_version_info", "1 for the version that answers", ["version"])
+MODEL_VERSION = Gauge(
+    "aif_model_version_info", "1 for each version that this server holds: active, canary or warm", ["version", "state"]
+)
+RANK_VERSION_SECONDS = Histogram(
+    "aif_rank_version_seconds",
+    "Answered rank requests by the version that answered",
+    ["version"],
+    buckets=_STAGE_BUCKETS_S,
+)
+RANK_VERSION_DEGRADED = Counter(
+    "aif_rank_version_degraded_total", "Answers that fell short, by the version that answered", ["version"]
+)
 REBUILD_PROGRESS = Gauge("aif_rebuild_progress_ratio", "Share of buckets rebuilt", ["version"])
 ROWS_INVALID = Counter("aif_rows_invalid_total", "Rows marked invalid: features unusable for a version", ["version"])
 

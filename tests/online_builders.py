@@ -141,20 +141,28 @@ async def open_index(settings: Settings, versions: Sequence[str]) -> AsyncIterat
 
 async def activate(settings: Settings, model: ModelVersion, number: int, replaces: str | None = None) -> None:
     """Save the artefact and publish it as the active version."""
+    await announce(settings, model, VersionState.ACTIVE, number, replaces=replaces)
+
+
+async def announce(
+    settings: Settings, model: ModelVersion, state: VersionState, number: int = 0, **more: Any
+) -> VersionRecord:
+    """Save the artefact and publish a record of it."""
     directory = settings.models_dir / model.name
     if not directory.exists():
         await asyncio.to_thread(save, directory, model)
     record = VersionRecord(
         version=model.name,
-        state=VersionState.ACTIVE,
+        state=state,
         artefact=str(directory),
         manifest_sha256=manifest_sha256(directory),
-        created_ms=T0_MS,
+        created_ms=T0_MS + int.from_bytes(model.name.encode()[-1:], "big"),  # v2 is newer than v1
         activation=number,
-        replaces=replaces,
+        **more,
     )
     async with Producer(settings, "test-versions") as producer:
         await publish_version(producer, record)
+    return record
 
 
 async def publish(

@@ -23,7 +23,7 @@ from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
 from aif_stream.errors import BadEvent, IndexRefused
 from aif_stream.index.arena import Arena, Slots
-from aif_stream.index.changelog import LIVE, decode_head, decode_rows
+from aif_stream.index.changelog import LIVE, ChangeHead, decode_head, decode_rows
 from aif_stream.index.store import N2OStore
 from aif_stream.kernels.slots import SlotTable
 from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv
@@ -56,6 +56,11 @@ class ChangeLogReader(Protocol):
     async def caught_up(self, ends: Mapping[int, int]) -> bool: ...
 
 
+def row_bytes(layout: RowLayout) -> int:
+    """Memory that one row of a mirror takes, with its key and its place in the table."""
+    return layout.dtype.itemsize + _KEY_BYTES + _TABLE_BYTES
+
+
 class Mirror:
     """Rows of one version. One writer (``apply``, ``boot``, ``follow``); readers in any thread beside it.
 
@@ -66,8 +71,9 @@ class Mirror:
         self.layout = layout
         self.version = version
         self.caught_up = False
+        self.watched = True  # of several mirrors in one process, only the lags of the answering one are counted
         self.recent = RecentLags()
-        self._row_bytes = layout.dtype.itemsize + _KEY_BYTES + _TABLE_BYTES
+        self._row_bytes = row_bytes(layout)
         self._arena = Arena(layout, min(memory_mb * 2**20 // self._row_bytes, np.iinfo(np.int32).max))
         self._table = SlotTable()
         self._writing = threading.Lock()
@@ -110,7 +116,7 @@ class Mirror:
         start_s = monotonic_s()
         self.caught_up = False
         ends = await reader.end_offsets()
-        await self._load(store)
+        await self.load(store)
         loaded = len(self)
         reader.seek(ends)
         await self.catch_up(reader)
@@ -151,7 +157,11 @@ class Mirror:
                 gone += int(live.sum())
         return gone
 
-    async def _load(self, store: N2OStore) -> None:
+    async def load(self, store: N2OStore) -> None:
+        """Take every row that Redis holds now. Whoever reads the log from before this call on misses nothing.
+
+        Raises ``IndexRefused`` before loading when the rows would not fit, ``IndexUnavailable`` when Redis goes.
+        """
         count = await store.count_rows(self.version)
         if count > self._arena.capacity:
             needed, allowed = (rows * self._row_bytes / 2**20 for rows in (count, self._arena.capacity))
@@ -171,21 +181,24 @@ class Mirror:
         """Apply one poll of the log, letting others run between records."""
         for record in await reader.poll(_POLL_RECORDS, _POLL_WAIT_MS):
             try:
-                self._apply_record(record)
+                self.take(decode_head(record.headers), record.value or b"")
             except BadEvent as error:
                 # Nothing to acknowledge and nobody to answer: counted, said, and the log goes on.
                 EVENTS_SKIPPED.labels("mirror", error.reason).inc()
                 log.warning(kv("mirror.record_unreadable", version=self.version, problem=str(error)))
             await asyncio.sleep(0)
 
-    def _apply_record(self, record: ChangeRecord) -> None:
-        head = decode_head(record.headers)
+    def take(self, head: ChangeHead, value: bytes) -> None:
+        """Apply one record of the change log (another version's changes nothing).
+
+        Raises ``BadEvent`` when it cannot be read, ``IndexRefused`` as ``apply`` does.
+        """
         if head.version != self.version:
             return
-        keys, rows = decode_rows(head, self.layout, record.value or b"")
+        keys, rows = decode_rows(head, self.layout, value)
         kept = self.apply(keys, rows)
         MIRROR_ROWS.labels(self.version).set(len(self))
-        if self.caught_up and head.lane == LIVE:
+        if self.caught_up and self.watched and head.lane == LIVE:
             times = rows["event_time_ms"][kept].astype(np.int64)
             # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
             began = np.where(times > head.stamps.committed_ms, head.stamps.appended_ms, times)

@@ -1,4 +1,4 @@
-"""The servers that are there, and which model version each of them answers with: by their leases, and by asking."""
+"""The servers that are there, and which model versions each of them holds: by their leases, and by asking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _DEADLINE_S: Final = 2.0
 
 
 class ServerSeen(NamedTuple):
-    """One server. ``versions`` are those that it holds; ``problem`` says why it could not be asked ("" when it was).
+    """One server. ``versions`` are those that it holds, ``answering`` the one that it answers with ("" before the
+    first); ``problem`` says why it could not be asked ("" when it was).
 
     ``status`` is what it said about itself, {} when nothing.
     """
@@ -25,6 +26,7 @@ class ServerSeen(NamedTuple):
     name: str
     url: str
     versions: frozenset[str]
+    answering: str
     problem: str
     status: dict[str, Any]
 
@@ -40,8 +42,10 @@ async def servers(settings: Settings, redis: Redis) -> list[ServerSeen]:
     for place in sorted({*urls, *names}):
         lease = names.get(place)
         status, problem = asked.get(place, ({}, "its lease names no address"))
-        held = _versions(status) | (_versions(dict(lease.facts)) if lease is not None else frozenset())
-        found.append(ServerSeen(lease.id if lease is not None else place, place, held, problem, status))
+        said = [status, *([dict(lease.facts)] if lease is not None else [])]
+        held = frozenset(name for facts in said for name in _versions(facts))
+        answering = next((str(facts["model_version"]) for facts in said if facts.get("model_version")), "")
+        found.append(ServerSeen(lease.id if lease is not None else place, place, held, answering, problem, status))
     return found
 
 

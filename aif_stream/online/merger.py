@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from aif_stream.clock import monotonic_s, now_ms
@@ -53,16 +54,17 @@ class Merger:
         self,
         settings: Settings,
         *,
-        pin: Callable[[str | None], Serving],
+        pin: Callable[[str | None, str], AbstractContextManager[Serving]],
         users: UserSides,
         retrieval: RetrievalClient,
         recompute: Recompute,
         threads: ComputeThreads,
-        behind: Callable[[], bool],
+        behind: Callable[[Serving], bool],
         admission: Admission,
         answered: Callable[[AnsweredRequest], None],
     ) -> None:
-        """``behind()``: the rows may be older than what Redis holds (the change log could not be confirmed).
+        """``pin(name, user)``: the version that answers, held until the request ends. ``behind(serving)``: its rows
+        may be older than what Redis holds (the change log could not be confirmed).
         ``answered`` hears of every answer (the request log); it neither waits nor raises."""
         self._settings = settings
         self._pin = pin
@@ -87,7 +89,10 @@ class Merger:
             return await self._rank(request)
 
     async def _rank(self, request: RankRequest) -> RankAnswer:
-        serving = self._pin(request.model_version)
+        with self._pin(request.model_version, request.user) as serving:
+            return await self._rank_with(serving, request)
+
+    async def _rank_with(self, serving: Serving, request: RankRequest) -> RankAnswer:
         deadline = Deadline.after(request.deadline_ms or self._settings.deadline_ms)
         named = request.candidates is not None
         channels = () if named else self._retrieval.channels
@@ -188,7 +193,7 @@ class Merger:
             ranked = await self._threads.run(lambda: rank(run.parts, run.request.k, now_ms()))
         if run.request.explain:
             run.short_of("explain:unavailable")
-        if self._behind():
+        if self._behind(run.serving):
             run.short_of("freshness")
         user_age_ms = run.user.result().age_ms if run.user is not None else 0.0
         return RankAnswer(

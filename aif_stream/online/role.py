@@ -29,7 +29,7 @@ from aif_stream.online.recompute import Recompute
 from aif_stream.online.retrieval_client import RetrievalClient
 from aif_stream.online.server import RankServer
 from aif_stream.online.user_side import UserSides
-from aif_stream.online.versions import ActiveVersion
+from aif_stream.online.versions import ServedVersions
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
 from aif_stream.web import Health, address_of, bind, first_of_group, serve_http
@@ -64,7 +64,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         retrieval = await stack.enter_async_context(RetrievalClient(settings, threads.run))
         publishing = await stack.enter_async_context(ItemPublishing(settings))
         requests = await stack.enter_async_context(RequestLogWriter(settings))
-        active = ActiveVersion(settings, store, threads)
+        active = ServedVersions(settings, store, threads)
         breaker = Breaker()
         users = UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker)
         await stack.enter_async_context(users)
@@ -133,7 +133,7 @@ class _Status:
     def __init__(
         self,
         settings: Settings,
-        active: ActiveVersion,
+        active: ServedVersions,
         retrieval: RetrievalClient,
         breaker: Breaker,
         admission: Admission,
@@ -154,34 +154,41 @@ class _Status:
         serving = self._active.serving
         return {
             "model_version": None if serving is None else serving.name,
+            "model_versions": self._active.names,
+            "versions": self._active.view(),
             "join": self._settings.join,
             "pid": os.getpid(),
             "problem": self._active.problem,
         }
 
     def lease(self, url: str) -> dict[str, Any]:
-        """What the lease says: where to ask, which version must stay in Redis, how large the mirror is."""
-        feed, serving = self._active.feed, self._active.serving
-        rows = None if feed is None else len(feed.mirror)
-        return {"url": url, "model_version": None if serving is None else serving.name, "rows": rows}
+        """What the lease says: where to ask, which versions must stay in Redis, how large the mirror is."""
+        serving = self._active.serving
+        return {
+            "url": url,
+            "model_version": None if serving is None else serving.name,
+            "model_versions": self._active.names,
+            "rows": None if serving is None or serving.mirror is None else len(serving.mirror),
+        }
 
     def view(self) -> dict[str, Any]:
-        feed = self._active.feed
+        serving, feed = self._active.serving, self._active.feed
+        fed = None if serving is None else serving.fed
         mirror = None
-        if feed is not None:
+        if fed is not None:
             mirror = {
-                "rows": len(feed.mirror),
-                "memory_mb": round(feed.mirror.nbytes / 2**20, 1),
-                "applied_age_s": round(feed.confirmed_age_s, 3),
-                "freshness": feed.mirror.recent.read(monotonic_s()),
+                "rows": len(fed.mirror),
+                "memory_mb": round(fed.mirror.nbytes / 2**20, 1),
+                "applied_age_s": round(fed.confirmed_age_s, 3),
+                "freshness": fed.mirror.recent.read(monotonic_s()),
                 "positions": {str(number): offset for number, offset in feed.positions.items()},
-                "problem": feed.problem,
+                "problem": fed.problem,
             }
         return {
             **self._facts(),
             "reasons": self._reasons(),
             "mirror": mirror,
-            "freshness_lag_ms": None if feed is None else feed.lag_ms.quantiles(),
+            "freshness_lag_ms": None if fed is None else feed.lag_ms.quantiles(),
             "in_service": self._admission.in_service,
             "in_service_limit": self._admission.limit(self._settings.deadline_ms / 1000.0),
             "shed": self._admission.shed,

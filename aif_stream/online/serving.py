@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,20 +14,49 @@ from aif_stream.index.mirror import Mirror
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.join import Join
+from aif_stream.online.mirror_feed import FedMirror
 
 
-@dataclass(frozen=True, slots=True)
+class InFlight:
+    """How many requests are being answered with a version."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One more, until the context ends."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Serving:
     """Taken whole by a request when it arrives and kept to its end: nothing in it changes with the active version."""
 
     model: ModelVersion
     join: Join
-    mirror: Mirror | None
+    fed: FedMirror | None
     unknown_user: UserSide
+    in_flight: InFlight = field(default_factory=InFlight)
 
     @property
     def name(self) -> str:
         return self.model.name
+
+    @property
+    def mirror(self) -> Mirror | None:
+        return None if self.fed is None else self.fed.mirror
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its mirror."""
+        return 0 if self.fed is None else self.fed.mirror.nbytes
 
 
 def unknown_user(model: ModelVersion) -> UserSide:

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.request import RankAnswer
-from aif_stream.telemetry import OVERLAP_SAVED, RANK_DEGRADED, RANK_REQUESTS, RANK_SECONDS, SERVED_AGE
+from aif_stream.telemetry import (
+    OVERLAP_SAVED,
+    RANK_DEGRADED,
+    RANK_REQUESTS,
+    RANK_SECONDS,
+    RANK_VERSION_DEGRADED,
+    RANK_VERSION_SECONDS,
+    SERVED_AGE,
+)
 
 _KEPT: Final = 2_048  # enough for a p99 over the last minutes of a busy server
 _RATE_S: Final = 10.0
@@ -59,6 +67,9 @@ class RequestLog:
         OVERLAP_SAVED.observe(times.overlap_saved / 1000.0)
         if answer.coverage.scored:
             SERVED_AGE.observe(answer.freshness.age_ms.p50 / 1000.0)
+        RANK_VERSION_SECONDS.labels(version=answer.model_version).observe(times.total / 1000.0)
+        if answer.degraded:
+            RANK_VERSION_DEGRADED.labels(version=answer.model_version).inc()
         for reason in answer.degraded:
             RANK_DEGRADED.labels(reason=reason).inc()
             self._degraded[reason] += 1

@@ -1,193 +1,177 @@
-"""Which model version answers: follows ``aif.model-updates``, loads and warms the active one, then switches.
+"""Which model version answers whom: follows ``aif.model-updates`` and pins what is held (``holding.py``).
 
-A request takes a ``Serving`` whole when it arrives; a switch only changes what the next request takes. The old
-version's mirror is released when its last request has ended.
+A switch, the start of a canary or a rollback only changes what the next request pins, as long as the version is held. A
+request keeps what it pinned to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
 from aif_stream.bus.versions import VersionFollower
-from aif_stream.clock import elapsed_ms, monotonic_s
-from aif_stream.domain.row import VALID, empty_rows
-from aif_stream.domain.versions import VersionBook, VersionRecord
-from aif_stream.errors import (
-    AifError,
-    ArtefactError,
-    BusUnavailable,
-    IndexRefused,
-    IndexUnavailable,
-    Overloaded,
-    VersionError,
-)
-from aif_stream.index.mirror import Mirror
+from aif_stream.domain.versions import VersionBook, VersionRecord, in_canary
+from aif_stream.errors import BusUnavailable, Overloaded, VersionError
 from aif_stream.index.store import N2OStore
-from aif_stream.model.artefact import load, manifest_sha256
-from aif_stream.model.split import UserSide
-from aif_stream.model.version import ModelVersion
 from aif_stream.online.executor import ComputeThreads
-from aif_stream.online.join import Join, MirrorJoin, RedisJoin
+from aif_stream.online.holding import Holding
 from aif_stream.online.mirror_feed import MirrorFeed
-from aif_stream.online.serving import Serving, unknown_user
+from aif_stream.online.serving import Serving
 from aif_stream.settings import Settings
-from aif_stream.telemetry import MODEL_VERSION, kv
+from aif_stream.telemetry import MODEL_VERSION, RANK_VERSION_DEGRADED, RANK_VERSION_SECONDS, kv
 
 log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
-_WARM_ROWS: Final = 4_096  # one slice: allocators and kernels have seen the real shapes before a request comes
 # The mirror's end was confirmed longer ago than this: answers say so. Ten of its regular confirmations missed.
 BEHIND_S: Final = 5.0
 
 
-class ActiveVersion:
-    """``run`` follows the topic; ``pin`` hands out what is served now."""
+class ServedVersions:
+    """``run`` follows the topic; ``pin`` hands out what answers a request."""
 
     def __init__(self, settings: Settings, store: N2OStore, threads: ComputeThreads) -> None:
         self._settings = settings
-        self._store = store
-        self._threads = threads
-        self._changed = asyncio.Event()
+        self._book: VersionBook | None = None
+        self._states: dict[str, str] = {}
         self._serving: Serving | None = None
-        self._loading: MirrorFeed | None = None
-        self.feed: MirrorFeed | None = None
-        self.problem = "reading the model versions"
+        self._unread = "reading the model versions"
+        self._holding = Holding(settings, store, threads, self._turn)
 
     @property
     def serving(self) -> Serving | None:
+        """What answers users outside a canary."""
         return self._serving
 
-    def pin(self, name: str | None) -> Serving:
-        """What is served now. Raises ``Overloaded`` when that is nothing, ``VersionError`` when it is not ``name``."""
-        serving = self._serving
-        if serving is None:
-            raise Overloaded(f"no model version is served yet: {self.problem}", mend="see /readyz")
-        if name is not None and name != serving.name:
-            raise VersionError(
-                f"version {name} was asked for, {serving.name} is served",
-                mend="leave model_version out, or activate it",
-            )
-        return serving
+    @property
+    def feed(self) -> MirrorFeed:
+        return self._holding.feed
 
-    def behind(self) -> bool:
-        """Whether the mirror's rows may be older than what Redis holds."""
-        return self.feed is not None and self.feed.confirmed_age_s > BEHIND_S
+    @property
+    def names(self) -> list[str]:
+        """Versions that must stay in Redis for this server's sake."""
+        return self._holding.names
+
+    @contextmanager
+    def pin(self, name: str | None, user: str) -> Iterator[Serving]:
+        """What answers this user's request, or the version that it names, until the context ends.
+
+        Raises ``Overloaded`` when nothing is held yet, ``VersionError`` when ``name`` is not.
+        """
+        serving = self._chosen(name, user)
+        with serving.in_flight.one():
+            yield serving
+
+    def behind(self, serving: Serving) -> bool:
+        """Whether a version's rows here may be older than what Redis holds."""
+        return serving.fed is not None and serving.fed.confirmed_age_s > BEHIND_S
+
+    @property
+    def problem(self) -> str:
+        """What keeps the version from answering that should; "" when it does."""
+        book = self._book
+        if book is None:
+            return self._unread
+        if book.active is None:
+            return "no version is active: publish and activate one"
+        return "" if book.active in self._holding.held else self._holding.waits_for(book.active)
 
     def reasons(self) -> list[str]:
         """Why this server is not ready; empty when it is."""
-        if self._serving is not None:
-            return []
-        detail = self._loading.problem if self._loading is not None else ""
-        return [f"{self.problem}: {detail}" if detail else self.problem]
+        return [] if self._serving is not None else [self.problem]
+
+    def view(self) -> list[dict[str, Any]]:
+        """Every version that is held or should be, for people."""
+        names = self._holding.wants()
+        return [self._facts(name, name in names) for name in dict.fromkeys((*names, *self.names))]
+
+    def _facts(self, name: str, is_wanted: bool) -> dict[str, Any]:
+        serving, failure = self._holding.held.get(name), self._holding.failures.get(name)
+        if serving is None:
+            if failure is not None:
+                return {"version": name, "state": "failed", "problem": failure.problem}
+            return {"version": name, "state": "loading" if is_wanted else "leaving"}
+        return {
+            "version": name,
+            "state": self._states[name],
+            "percent": self._book.percent_of(name) if self._book is not None else 0.0,
+            "in_flight": serving.in_flight.count,
+            "rows": None if serving.mirror is None else len(serving.mirror),
+            "memory_mb": round(serving.nbytes / 2**20, 1),
+        }
 
     async def run(self) -> None:
         """Follow until cancelled. Raises ``IndexRefused`` when the first mirror does not fit, ``TopicError``."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._holding.run(), name="versions-held")
+            tasks.create_task(self._follow(), name="version-records")
+
+    def _chosen(self, name: str | None, user: str) -> Serving:
+        if self._serving is None:
+            raise Overloaded(f"no model version is served yet: {self.problem}", mend="see /readyz")
+        book = self._book
+        if name is not None:
+            serving = self._holding.held.get(name)
+            if serving is None:
+                held = ", ".join(f"{each} ({self._states.get(each, 'warm')})" for each in sorted(self._holding.held))
+                raise VersionError(
+                    f"version {name} is not held by this server, which holds {held}",
+                    mend="leave model_version out, or see /v1/status for when it is",
+                )
+            return serving
+        canary = None if book is None else self._holding.held.get(book.canary or "")
+        if canary is not None and book is not None and in_canary(canary.name, user, book.percent_of(canary.name)):
+            return canary
+        return self._serving
+
+    async def _follow(self) -> None:
         while True:
             try:
                 async with VersionFollower(self._settings, self._on_record) as follower:
-                    await self._keep(follower.book)
+                    self._take(follower.book)
+                    await follower.wait()
             except BusUnavailable as error:
-                self.problem = str(error)
+                self._unread = str(error)
                 log.warning(kv("versions.unreachable", problem=error))
             await asyncio.sleep(_RETRY_S)
 
-    async def _on_record(self, _book: VersionBook, _record: VersionRecord) -> None:
-        self._changed.set()
+    async def _on_record(self, book: VersionBook, _record: VersionRecord) -> None:
+        self._take(book)
 
-    async def _keep(self, book: VersionBook) -> None:
-        """Serve what the book calls active. Each mirror's feed lives in the group until its version is replaced."""
-        async with asyncio.TaskGroup() as feeds:
-            feeding: asyncio.Task[None] | None = None
-            while True:
-                self._changed.clear()
-                target = book.records.get(book.active or "")
-                current = None if self._serving is None else self._serving.name
-                if target is None:
-                    self.problem = "no version is active: publish and activate one"
-                elif target.version != current:
-                    replaced = feeding
-                    try:
-                        feeding = await self._switch(target, feeds)
-                    except (ArtefactError, IndexUnavailable) as error:
-                        self._failed(target, error)
-                        await asyncio.sleep(_RETRY_S)
-                        continue
-                    except IndexRefused as error:
-                        if self._serving is None:
-                            raise
-                        self._failed(target, error)  # the version that is served goes on; trying again is no use
-                        await self._changed.wait()
-                        continue
-                    if replaced is not None:
-                        replaced.cancel()
-                await self._changed.wait()
+    def _take(self, book: VersionBook) -> None:
+        """The book has changed: what is held answers at once as it says, the rest is brought in order."""
+        self._book = book
+        self._turn()
+        self._holding.follow(book)
 
-    async def _switch(self, record: VersionRecord, feeds: asyncio.TaskGroup) -> asyncio.Task[None] | None:
-        """Load, mirror and warm a version beside the served one; then serve it. Returns its mirror's task."""
-        start_s = monotonic_s()
-        self.problem = f"loading version {record.version}"
-        model = await asyncio.to_thread(_load, record)
-        mirror: Mirror | None = None
-        feed: MirrorFeed | None = None
-        feeding: asyncio.Task[None] | None = None
-        if self._settings.join == "mirror":
-            mirror = Mirror(model.layout, model.name, memory_mb=self._settings.mirror_memory_mb)
-            feed = self._loading = MirrorFeed(self._settings, self._store, mirror)
-            self.problem = f"loading the mirror of version {record.version}"
-            feeding = feeds.create_task(feed.run(), name=f"mirror {record.version}")
-            try:
-                await feed.ready.wait()
-            except asyncio.CancelledError:
-                feeding.cancel()
-                raise
-            if feed.refused is not None:
-                raise feed.refused
-        join: Join = RedisJoin(self._store, model) if mirror is None else MirrorJoin(mirror, self._threads)
-        unknown = await self._threads.run(lambda: _warm(model))
-        if self._serving is None:
-            # A full collection walks every object of torch and friends: 150 ms in which nothing else runs. What is here
-            # when the first request comes is here to stay, so the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-        previous, self._serving, self.feed = self._serving, Serving(model, join, mirror, unknown), feed
-        if previous is not None:
-            MODEL_VERSION.remove(previous.name)
-        MODEL_VERSION.labels(version=model.name).set(1)
-        self.problem = ""
-        log.info(kv("version.served", version=model.name, ms=elapsed_ms(start_s), join=self._settings.join))
-        return feeding
-
-    def _failed(self, record: VersionRecord, error: AifError) -> None:
-        self.problem = f"version {record.version}: {error}"
-        log.error(kv("version.failed", version=record.version, problem=error))
-
-
-def _load(record: VersionRecord) -> ModelVersion:
-    """The artefact of a record. Raises ``ArtefactError`` when it is not the one that was published."""
-    directory = Path(record.artefact)
-    found = manifest_sha256(directory)
-    if found != record.manifest_sha256:
-        raise ArtefactError(
-            f"{directory} is not what was published as {record.version} (manifest {found[:12]}…, "
-            f"published {record.manifest_sha256[:12]}…)",
-            mend="put the published artefact back, or publish this one under a new name",
-        )
-    model = load(directory)
-    if model.name != record.version:
-        raise ArtefactError(f"{directory} holds version {model.name}, not {record.version}")
-    return model
-
-
-def _warm(model: ModelVersion) -> UserSide:
-    """The unknown user's side; scoring has run with it."""
-    unknown = unknown_user(model)
-    rows = empty_rows(model.layout, _WARM_ROWS)
-    rows["flags"] = VALID
-    for _ in range(3):
-        model.score(unknown, rows)
-    return unknown
+    def _turn(self) -> None:
+        """Point the pin at what the book says, as far as it is held. No await: no request sees a half of it."""
+        book = self._book
+        if book is None:
+            return
+        active = self._holding.held.get(book.active or "")
+        if active is not None and active is not self._serving:
+            log.info(kv("version.served", version=active.name, before=self._serving.name if self._serving else "-"))
+            self._serving = active
+            self._holding.answering = active.name
+        states = dict.fromkeys(self._holding.held, "warm")
+        if book.canary in states:
+            states[book.canary] = "canary"
+        if self._serving is not None:
+            states[self._serving.name] = "active"
+        for name, state in self._states.items():
+            if states.get(name) != state:
+                MODEL_VERSION.remove(name, state)
+            if name not in states:
+                for metric in (RANK_VERSION_SECONDS, RANK_VERSION_DEGRADED):
+                    with suppress(KeyError):  # it never answered
+                        metric.remove(name)
+        for name, state in states.items():
+            MODEL_VERSION.labels(name, state).set(1)
+        self._states = states
+        for serving in self._holding.held.values():
+            if serving.mirror is not None:
+                serving.mirror.watched = serving is self._serving

@@ -125,10 +125,11 @@ def _server(server: ServerSeen, active: str | None) -> Finding:
     reasons = server.status.get("reasons") or []
     if reasons:
         return error("serve", f"{who} is not ready: {'; '.join(map(str, reasons))}", "see its log")
-    if active is not None and active not in server.versions:
-        held = ", ".join(sorted(server.versions)) or "none"
-        return warning("serve", f"{who} answers with {held}, {active} is active", "it is switching; else see its log")
-    return ok("serve", f"{who} is ready with {', '.join(sorted(server.versions))}")
+    held = ", ".join(sorted(server.versions)) or "none"
+    if active is not None and active != server.answering:
+        what = f"{who} answers with {server.answering or 'none'}, {active} is active (it holds {held})"
+        return warning("serve", what, "it is switching; else see its log")
+    return ok("serve", f"{who} is ready with {server.answering} (holds {held})")
 
 
 async def check_retrieval(settings: Settings) -> list[Finding]:

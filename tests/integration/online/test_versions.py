@@ -72,10 +72,15 @@ async def test_versions_change_under_load_and_no_answer_mixes_them(
                 stop.set()
             assert seen == {"v1", "v2"}
             assert sum(task.result() for task in loads) > 10
-            asked = {"user_id": "ann", "candidates": IDS, "model_version": "v1"}
+            for name in ("v1", "v2"):  # the one that does not answer is held, too
+                answer = await client.rank("ann", k=40, candidates=IDS, model_version=name)
+                scores = {item["item_id"]: item["score"] for item in answer["items"]}
+                assert answer["model_version"] == name
+                np.testing.assert_allclose([scores[i] for i in IDS], expected[name], rtol=1e-5, atol=1e-5)
+            asked = {"user_id": "ann", "candidates": IDS, "model_version": "v3"}
             status, problem = await client.post("/v1/rank", asked)
             assert (status, problem["status"]) == (409, 409)
-            assert (await client.rank("ann", candidates=IDS, model_version="v2"))["model_version"] == "v2"
+            assert "holds v1 (warm), v2 (active)" in problem["detail"]
 
 
 async def test_an_artefact_that_is_not_the_published_one_is_not_served_and_the_old_version_goes_on(
