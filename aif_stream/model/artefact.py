@@ -105,7 +105,7 @@ def manifest_sha256(directory: Path) -> str:
 def load(directory: Path, *, offline: bool = False) -> ModelVersion:
     """Read, verify and build a version. Raises ``ArtefactError`` saying what does not fit.
 
-    A model that can only be judged (``din``, ``exact``) is refused unless ``offline``: no role may serve it.
+    A model that can only be judged (``exact`` and its like) is refused unless ``offline``: no role may serve it.
     """
     manifest = read_manifest(directory)
     if manifest.config.offline and not offline:

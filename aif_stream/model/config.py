@@ -19,18 +19,19 @@ HISTORY_KINDS: Final = 8  # three bits of a stored entry
 
 
 class Kind(StrEnum):
-    """Which model: twotower ⊂ cold ⊂ aif, din, exact, so that none is starved of features."""
+    """Which model: twotower ⊂ cold ⊂ aif and the bounds, so that none is starved of features."""
 
     TWOTOWER = "twotower"
     COLD = "cold"
     AIF = "aif"
     DIN = "din"
     EXACT = "exact"
+    HAMMING = "hamming"
 
 
 class Part(StrEnum):
-    """What AIF adds to COLD, each switchable. In ``din`` and ``exact`` attention over the whole history stands for
-    ``bea`` and ``lsh``, and ``tiers`` reads cosines instead of signatures."""
+    """What AIF adds to COLD, each switchable. In the bounds attention over the whole history stands for ``bea`` and
+    ``lsh``, and in ``din`` and ``exact`` ``tiers`` reads cosines instead of signatures."""
 
     BEA = "bea"
     LSH = "lsh"
@@ -38,8 +39,10 @@ class Part(StrEnum):
     SIM = "sim"
 
 
-# Attention over the long history per candidate, and content vectors that no row carries: judged, never served.
-OFFLINE: Final = frozenset({Kind.DIN, Kind.EXACT})
+# Attention over the long history per candidate: judged, never served.
+OFFLINE: Final = frozenset({Kind.DIN, Kind.EXACT, Kind.HAMMING})
+# Those of them that read content vectors, which no row carries.
+COSINES: Final = frozenset({Kind.DIN, Kind.EXACT})
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -117,12 +120,17 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.codes < 0 or (self.codes and not self.has(Part.TIERS)):
             raise ArtefactError("codes are of the tiers: they need the part tiers")
         if self.codes and self.offline:
-            raise ArtefactError(f"{self.kind.value} reads cosines: it has no codes")
+            raise ArtefactError(f"{self.kind.value} attends to each entry: it has no codes")
 
     @property
     def offline(self) -> bool:
         """Whether the model is judged but never served."""
         return self.kind in OFFLINE
+
+    @property
+    def cosines(self) -> bool:
+        """Whether tiers are of content vectors, not of signatures; such models are offline."""
+        return self.kind in COSINES
 
     def has(self, part: Part) -> bool:
         """Whether a part is computed."""

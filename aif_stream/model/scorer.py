@@ -90,7 +90,7 @@ class Scorer(nn.Module):
         if user.signature_matrix is not None:
             hidden = hidden + self.linear(sigma @ user.signature_matrix)  # (R, B, W) @ (R, W, D) -> (R, B, H)
         if self.attention is not None:
-            hidden = hidden + self.attention(item.t, self.attention.remember(history))
+            hidden = hidden + self.attention(item.t, sigma, self.attention.remember(history))
         if self.config.has(Part.TIERS):
             hidden = hidden + self.tiers(tiers)
         if self.config.has(Part.SIM):

@@ -24,7 +24,7 @@ from aif_stream.model.config import Kind, Part
 from aif_stream.model.net import Net
 from aif_stream.model.rows import has_content, tensor, valid
 from aif_stream.model.scorer import Cross
-from aif_stream.model.signature import BYTE_SIGNS, Signatures
+from aif_stream.model.signature import BYTE_SIGNS, Signatures, signs
 from aif_stream.model.tiers import TierReader
 from aif_stream.model.user_side import Histories, UserNumbers
 
@@ -34,7 +34,7 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """History entries with content (L'), as tiers read them: signatures, kinds, and of offline models unit vectors."""
+    """History entries with content (L'), as tiers read them: signatures, kinds, unit vectors where they are cosines."""
 
     signatures: Signatures
     kinds: NDArray[np.uint8]
@@ -58,7 +58,7 @@ class UserSide:
     code_row: int  # bag row of code 0; -1 without codes
     signatures: Signatures  # (L', W/8) of history entries with content
     kinds: NDArray[np.uint8]  # (L') of the same
-    units: F32 | None  # (L', V) of the same, of offline models
+    units: F32 | None  # (L', V) of the same, of models that read cosines
     remembered: Remembered | None  # of offline models
     history_used: int
     history_stored: int
@@ -135,7 +135,7 @@ def _cross_rows(bag: _Bag, row_of: I32, cross: Cross, own: Tensor, history: Hist
 def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: F32 | None = None) -> F32:
     """Logits f32 (B); -inf where a row is not valid. No state, no autograd: safe from several threads.
 
-    ``units``: unit content vectors (B, V) of the candidates, which offline models read and rows do not carry.
+    ``units``: unit content vectors (B, V) of the candidates, which models of cosines read and rows do not carry.
     """
     config, scorer = net.config, net.scorer
     t = tensor(rows["t"]).float()
@@ -158,7 +158,8 @@ def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: 
         hidden += tensor(rows["h"])
         hidden.addmm_(x, user.first)  # (B, K + T + D) @ (K + T + D, H)
         if scorer.attention is not None and user.remembered is not None:
-            hidden += scorer.attention(t[None], user.remembered)[0]
+            sigma = torch.from_numpy(signs(rows["sig"], content))
+            hidden += scorer.attention(t[None], sigma[None], user.remembered)[0]
         logits = scorer.head(hidden).add_(t @ user.u)
     scores: F32 = logits.numpy()
     scores[~valid(rows)] = -np.inf

@@ -78,7 +78,7 @@ class ModelVersion:
         return fill(dtype, features, numbers, signatures, codes)
 
     def units(self, items: Sequence[ItemUpserted]) -> NDArray[np.float32]:
-        """Unit content vectors f32 (N, V), which offline models (``din``, ``exact``) read beside the rows."""
+        """Unit content vectors f32 (N, V), which ``din`` and ``exact`` read beside the rows."""
         with torch.inference_mode():
             return self.net.item_tower.units(self._items.encode(items))
 
@@ -95,7 +95,7 @@ class ModelVersion:
         history (L), oldest first, with the rows (L) of its items and which were found (L). Entries without a valid
         row are left out; of the others the newest ``config.long`` count. A profile attribute of a wrong type counts
         as unknown. None: no profile. Ages count from the newest stored behavior, so no wall clock enters.
-        ``units`` (L, V) are of the history's items; offline models raise ``VersionError`` without them.
+        ``units`` (L, V) are of the history's items; models that read cosines raise ``VersionError`` without them.
         """
         self._check_units(units)
         used = np.flatnonzero(found & valid(history_rows))[-self.config.long :]
@@ -108,7 +108,7 @@ class ModelVersion:
             signed = Seen(
                 np.ascontiguousarray(rows["sig"][content]),
                 kinds(history)[used][content],
-                units[used][content] if self.config.offline and units is not None else None,
+                units[used][content] if self.config.cosines and units is not None else None,
             )
             return fold(self.net, self._tiers, user, seen, signed, len(history))
 
@@ -131,7 +131,7 @@ class ModelVersion:
             return score_rows(self.net, self._tiers, user, rows, units)[:count]
 
     def _check_units(self, units: NDArray[np.float32] | None) -> None:
-        if self.config.offline and units is None:
+        if self.config.cosines and units is None:
             raise VersionError(
                 f"{self.name} is a {self.config.kind.value} model: it reads content vectors that rows do not carry",
                 mend="aif evaluate judges it; serve an aif model",
@@ -188,7 +188,7 @@ class ModelVersion:
         """Tier features (count, columns) of the first items against the entries ``at`` of kinds ``kind``."""
         tower, content = self.net.item_tower, features.has_content
         seen, kind = at[content[at]], kind[content[at]]
-        if self.config.offline:
+        if self.config.cosines:
             units = tower.units(features)
             return self._tiers.read_cosines(units[:count], content[:count], units[seen], kind)
         own = signatures[:count]

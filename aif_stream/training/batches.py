@@ -58,7 +58,7 @@ class Tables:
         with torch.inference_mode():
             tower = net.item_tower
             signatures = pack_signs(tower.project(items), items.has_content)
-            looks: NDArray[Any] = tower.units(items) if net.config.offline else signatures
+            looks: NDArray[Any] = tower.units(items) if net.config.cosines else signatures
             if net.config.codes:
                 looks = tower.codewords.numpy()[tower.codes(signatures)]
         encoder = AttributeEncoder(net.config.user_fields)
@@ -74,7 +74,7 @@ class Tables:
             history,
             config.long,
             reads_tiers=config.has(Part.TIERS),
-            cosines=config.offline,
+            cosines=config.cosines,
         )
 
     def batch(self, requests: I64) -> tuple[Batch, Tensor, Tensor]:

@@ -63,6 +63,7 @@ def mflop(config: ModelConfig) -> float:
 def _attention(config: ModelConfig) -> int:
     """Operations per candidate over L entries; keys and values are the user's side."""
     D, L, A = config.width, COST_L, DIN_HIDDEN
-    pair = D + 2 * D * A + 3 * A + 2 * A if config.kind is Kind.DIN else 2 * D + 3
+    query = config.signature_bits if config.kind is Kind.HAMMING else D
+    pair = D + 2 * D * A + 3 * A + 2 * A if config.kind is Kind.DIN else 2 * query + 3
     each = L * (pair + 2 * D) + 2 * D * D + 4 * D * config.hidden + D
-    return each + L * (2 * config.content_width + config.tiers) if config.has(Part.TIERS) else each
+    return each + L * (2 * config.content_width + config.tiers) if config.has(Part.TIERS) and config.cosines else each

@@ -85,7 +85,7 @@ class Served:
                     f"{version.name} cannot use items of {data.name}: {dict(problems)}", mend="train on this data"
                 )
             parts.append(rows)
-            if version.config.offline:
+            if version.config.cosines:
                 units.append(version.units(batch))
         self.rows: Rows = np.concatenate(parts)
         self.units = np.concatenate(units) if units else None

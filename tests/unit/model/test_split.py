@@ -8,7 +8,7 @@ import torch
 
 from aif_stream.domain.row import Rows
 from aif_stream.errors import VersionError
-from aif_stream.model.config import OFFLINE, Kind, Part
+from aif_stream.model.config import COSINES, Kind, Part
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import VARIANTS, float32_dtype, make_history, make_items, small_version
 
@@ -60,7 +60,7 @@ def test_each_part_moves_the_score() -> None:
         assert np.abs(scores - found[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", sorted(OFFLINE))
+@pytest.mark.parametrize("kind", sorted(COSINES))
 def test_an_offline_model_is_not_served_by_its_rows_alone(kind: Kind) -> None:
     version = small_version(kind)
     rows = version.item_side(make_items(5), version.layout.dtype).rows
