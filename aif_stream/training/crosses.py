@@ -30,7 +30,7 @@ _WARM: Final = 20_000  # requests before hits are counted
 
 
 def fill_cost(categories: int, history: int, seed: int) -> dict[str, Any]:
-    """Bytes and median milliseconds of a user side with and without the crosses, at a history of so many entries."""
+    """Bytes and milliseconds (median, p10, p90) of a user side with and without crosses, at a history of so many."""
     random = np.random.default_rng(seed)
     found: dict[str, Any] = {"categories": categories, "history": history}
     for name, parts in (("with", tuple(Part)), ("without", tuple(p for p in Part if p is not Part.SIM))):
@@ -52,6 +52,8 @@ def fill_cost(categories: int, history: int, seed: int) -> dict[str, Any]:
             side = version.user_side(None, entries, rows, everything)
             spent.append(elapsed_ms(began))
         found[f"ms_{name}"] = round(statistics.median(spent), 3)
+        for share in (10, 90):
+            found[f"ms_{name}_p{share}"] = round(float(np.percentile(spent, share)), 3)
         found[f"bytes_{name}"] = side_bytes(side)
         if name == "with":
             found["categories_in_history"] = len(np.unique(rows["category"]))
