@@ -66,9 +66,9 @@ def _verdict(lines: list[dict[str, Any]], road: str) -> str:
     of = {(line["mode"], line["distance"]): line for line in lines if line["road"] == road}
     lag, late, user = of["rows lag", 1], of["closed", 1], of["user side lags", 1]
     return (
-        f"Versions {road}: rows one version behind change GAUC by {shown(lag['change'], 4, True)} (overlap of the first 100:"
-        f" {lag['overlap']['value']:.0%}), a user side one behind {shown(user['change'], 4, True)}; the closed version"
-        f" before, served whole, {shown(late['change'], 4, True)}."
+        f"Versions {road}: rows one version behind change GAUC by {shown(lag['change'], 4, True)} and keep"
+        f" {lag['overlap']['value']:.0%} of the first 100; a user side one behind, {shown(user['change'], 4, True)};"
+        f" the version before, closed, {shown(late['change'], 4, True)}."
     )
 
 
