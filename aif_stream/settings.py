@@ -18,6 +18,8 @@ from aif_stream.errors import SettingsError
 PREFIX: Final = "AIF_"
 MASK: Final = "********"
 JoinMode = Literal["mirror", "redis"]
+KernelLevel = Literal["auto", "avx512", "avx2", "portable", "numpy"]
+Compute = Literal["f32", "bf16"]
 AgePolicy = Literal["serve", "mark", "recompute", "drop"]
 
 
@@ -97,6 +99,8 @@ class Settings:
         low=0,
     )
     overlap: bool = _setting(True, "user side beside retrieval; false: after it, as others do (comparisons)")
+    kernels: KernelLevel = _setting("auto", "instructions of the compiled loops; numpy: their plain twins")
+    compute: Compute = _setting("f32", "precision of the scorer's products; bf16 needs AVX512_BF16 (see /readyz)")
     executor_threads: int = _setting(2, "threads for user side and scoring", low=1)
 
     request_log_rate: float = _setting(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aif_stream.telemetry import kv
 
-_ABI = 1  # tiers.c says the same; raised when a C signature changes
+_ABI = 2  # tiers.c says the same; raised when a C signature changes
 
 _pointer = ctypes.c_void_p
 _i64 = ctypes.c_int64
@@ -46,6 +46,9 @@ class Native:
     slots_rebuild: Callable[..., object]
     tiers: Callable[..., object]
     gather: Callable[..., int]
+    score: Callable[..., object]
+    score_scratch: Callable[..., int]
+    has_bf16: bool
 
 
 @functools.cache
@@ -71,13 +74,36 @@ def best_level() -> Level:
     return Level.NUMPY if loaded is None else loaded.level
 
 
+def has_bf16() -> bool:
+    """Whether products in bfloat16 run here."""
+    loaded = library()
+    return loaded is not None and loaded.has_bf16 and default_level() is Level.AVX512
+
+
+_forced: list[Level] = []
+
+
+def default_level() -> Level:
+    """The level of calls that name none: what ``use_level`` said, else the best."""
+    return _forced[-1] if _forced else best_level()
+
+
+def use_level(name: str) -> None:
+    """Make a level by name ("auto": the best) that of calls that name none, in this process; tables that exist already
+    stay as they are. ValueError where this machine lacks it."""
+    level = None if name == "auto" else Level[name.upper()]
+    if level is not None:
+        choose(level)
+    _forced[:] = [] if level is None else [level]
+
+
 def choose(level: Level | None) -> tuple[Native | None, Level]:
-    """The library and the level to run: the best for None; a forced one must be available
+    """The library and the level to run: ``default_level`` for None; a forced one must be available
     (ValueError). Level.NUMPY gives no library."""
     loaded = library()
     best = Level.NUMPY if loaded is None else loaded.level
     if level is None:
-        return loaded, best
+        level = _forced[-1] if _forced else best
     if level > best:
         raise ValueError(f"kernel level {level.name} asked for, this machine has {best.name}")
     return (None if level is Level.NUMPY else loaded), level
@@ -112,7 +138,10 @@ def _bind(lib: ctypes.CDLL) -> Native:
         tiers=function(
             "aif_tiers",
             None,
-            *(_int, _pointer, _i64, _i64, _int, _pointer, _i64, _pointer, _int, _pointer, _i64),
+            *(_int, _pointer, _i64, _i64, _int, _pointer, _i64, _pointer, _int, _pointer, _pointer, _i64),
         ),
         gather=function("aif_gather", _i64, _pointer, _i64, _i64, _pointer, _i64, _pointer),
+        score=function("aif_score", None, _int, _int, *[_pointer] * 3, _i64, *[_pointer] * 2),
+        score_scratch=function("aif_score_scratch", _i64, _pointer),
+        has_bf16=bool(lib.aif_has_bf16()),
     )

@@ -15,7 +15,7 @@
 #define GROUP 4  /* thresholds counted in one pass over the distances */
 #define MAX_TIERS 64
 #define MAX_WORDS 4 /* 256 bits */
-#define ABI 1
+#define ABI 2
 
 /* One block's items as a level likes them; its size serves both layouts. */
 typedef uint8_t block_t[MAX_WORDS * 8 * 2 * LANES];
@@ -255,8 +255,9 @@ static const struct level LEVELS[] = {{pack_words, distances_portable, count_por
 int aif_level(void) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq"))
-        return 2;
-    return __builtin_cpu_supports("avx2") ? 1 : 0;
+        return 2; /* FMA and F16C come with AVX-512F */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
 }
 #else
 static const struct level LEVELS[] = {{pack_words, distances_portable, count_portable}};
@@ -309,13 +310,14 @@ static int32_t complements(const uint8_t *item, const uint64_t *history, int n) 
     return found;
 }
 
-static void shares(int32_t (*counts)[LANES], int tiers, int lanes, int n_history, float *out,
-                   int64_t out_stride) {
+static void shares(int32_t (*counts)[LANES], int tiers, int lanes, int n_history, const float *gain,
+                   float *out, int64_t out_stride) {
     float share[MAX_TIERS][LANES];
     for (int tier = 0; tier < tiers; tier++)
-        for (int lane = 0; lane < LANES; lane++)
-            share[tier][lane] =
-                (float)(counts[tier][lane] - counts[tier + 1][lane]) / (float)n_history;
+        for (int lane = 0; lane < LANES; lane++) {
+            const int32_t count = counts[tier][lane] - counts[tier + 1][lane];
+            share[tier][lane] = gain ? gain[count] : (float)count / (float)n_history;
+        }
     for (int lane = 0; lane < lanes; lane++)
         for (int tier = 0; tier < tiers; tier++)
             out[lane * out_stride + tier] = share[tier][lane];
@@ -328,10 +330,11 @@ static void fill(int32_t (*counts)[LANES], int from, int to, int32_t value) {
 }
 
 /* items: n_items signatures, item_stride bytes apart; history: [n_history][words], zero-padded.
+ * gain: NULL for shares, or [n_history + 1] what is written for each count in their place.
  * Strides of out in floats. level must not exceed aif_level(). n_history > 0. */
 void aif_tiers(int level, const uint8_t *items, int64_t item_stride, int64_t n_items, int bytes,
                const uint64_t *history, int64_t n_history, const uint8_t *edges, int tiers,
-               float *out, int64_t out_stride) {
+               const float *gain, float *out, int64_t out_stride) {
     const struct level *use = &LEVELS[level];
     const struct plan plan = plan_of(edges, bytes * 8, tiers);
     const int n = (int)n_history, words = words_of(bytes);
@@ -355,6 +358,6 @@ void aif_tiers(int level, const uint8_t *items, int64_t item_stride, int64_t n_i
             for (int lane = 0; lane < lanes; lane++)
                 counts[tier][lane] = n - complements(item + lane * item_stride, history, n);
         fill(counts, plan.none, tiers + 1, 0);
-        shares(counts, tiers, lanes, n, out + first * out_stride, out_stride);
+        shares(counts, tiers, lanes, n, gain, out + first * out_stride, out_stride);
     }
 }

@@ -70,10 +70,10 @@ def tiers(
             raise ValueError(f"columns of out must be adjacent, not {column} bytes apart")
         if sig_items.shape[1] > 1 and sig_items.strides[1] != 1:
             sig_items = np.ascontiguousarray(sig_items)
-        words, edges = _words(history), np.ascontiguousarray(edges)
+        words, edges = packed_words(history), np.ascontiguousarray(edges)
         native.tiers(
             *(level, address(sig_items), sig_items.strides[0], len(sig_items), sig_items.shape[1]),
-            *(address(words), len(words), address(edges), n_tiers),
+            *(address(words), len(words), address(edges), n_tiers, None),
             *(address(shares), row // 4),
         )
     if item_mask is not None:
@@ -95,7 +95,7 @@ def _check(items: Bytes, history: Bytes, mask: Mask, edges: Bytes, n_tiers: int)
         raise ValueError(f"edges must name tiers below {n_tiers}, never decreasing, for 0..{bits} bits")
 
 
-def _words(packed: Bytes) -> NDArray[np.uint64]:
+def packed_words(packed: Bytes) -> NDArray[np.uint64]:
     """(N, bytes) -> (N, ceil(bytes / 8)) words, zero-padded: zeros on both sides do not differ."""
     padding = -packed.shape[1] % 8
     if padding:
@@ -106,7 +106,7 @@ def _words(packed: Bytes) -> NDArray[np.uint64]:
 def _tiers_numpy(sig_items: Bytes, history: Bytes, edges: Bytes, n_tiers: int) -> Floats:
     """The plain twin: all pairs, then one histogram; `history` holds counted entries only."""
     bits = sig_items.shape[1] * 8
-    items, seen = _words(sig_items), _words(history)
+    items, seen = packed_words(sig_items), packed_words(history)
     counts = np.empty((len(items), n_tiers), np.int64)
     step = max(1, _TWIN_PAIRS // len(seen))
     for first in range(0, len(items), step):

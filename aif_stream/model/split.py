@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from aif_stream.domain.row import Rows
+from aif_stream.kernels.score import PackedUser
 from aif_stream.model.attention import Remembered
 from aif_stream.model.config import Kind, Part
 from aif_stream.model.net import Net
@@ -62,6 +63,18 @@ class UserSide:
     remembered: Remembered | None  # of offline models
     history_used: int
     history_stored: int
+    packed: PackedUser | None = None  # the same for the compiled scorer, where the version has one
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays; the bag once where ``packed`` reads it in place."""
+        tensors = sum(tensor.nbytes for tensor in (self.u, self.first, self.bag))
+        rows = (self.byte_offsets, self.category_row, self.key2_row, self.signatures, self.kinds)
+        arrays = sum(array.nbytes for array in rows) + (0 if self.units is None else self.units.nbytes)
+        own = 0 if self.packed is None else self.packed.nbytes
+        if self.packed is not None and self.packed.shares(self.bag.data_ptr()):
+            own -= self.bag.nbytes
+        return int(tensors + arrays + own)
 
 
 class _Bag:

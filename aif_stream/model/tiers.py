@@ -29,12 +29,12 @@ class TierReader:
     def __init__(self, config: ModelConfig) -> None:
         self.columns = config.tier_columns
         self._tiers = config.tiers
-        self._groups = max(1, len(config.tier_groups))
+        self.groups = max(1, len(config.tier_groups))
         self._group_of = np.full(HISTORY_KINDS, -1 if config.tier_groups else 0, dtype=np.int64)
         for number, group in enumerate(config.tier_groups):
             self._group_of[list(group)] = number
         equal_bits = np.arange(config.signature_bits + 1)
-        self._edges = np.searchsorted(config.tier_edges, equal_bits, side="right").astype(np.uint8)
+        self.edges = np.searchsorted(config.tier_edges, equal_bits, side="right").astype(np.uint8)
         self._cosines = np.cos(np.pi * (1.0 - config.bounds)).astype(np.float32)  # of 1 - angle/π, rising
 
     def read(self, items: Signatures, content: Bools, history: Signatures, kinds: NDArray[np.integer]) -> F32:
@@ -50,17 +50,27 @@ class TierReader:
         self, out: F32, items: Signatures, content: Bools, history: Signatures, kinds: NDArray[np.integer]
     ) -> None:
         """The same into ``out``, which may be a column block of a wider array."""
-        group = self._group_of[kinds]
-        for number in range(self._groups):
+        for number, mine in enumerate(self.members(kinds)):
             columns = out[:, number * self._tiers : (number + 1) * self._tiers]
-            tiers(items, history, group == number, self._edges, self._tiers, item_mask=content, out=columns)
+            tiers(items, history, mine, self.edges, self._tiers, item_mask=content, out=columns)
         _gain(out)
+
+    def members(self, kinds: NDArray[np.integer]) -> list[Bools]:
+        """Which entries, of kinds (L'), belong to each group of kinds: bool (L') each."""
+        group = self._group_of[kinds]
+        return [group == number for number in range(self.groups)]
+
+    def gains(self, entries: int) -> F32:
+        """The tier feature of 0 … ``entries`` entries in a tier, f32 (entries + 1): the same bits as ``read``'s."""
+        shares = np.arange(entries + 1, dtype=np.float32) / np.float32(max(entries, 1))
+        _gain(shares)
+        return shares
 
     def read_cosines(self, items: F32, content: Bools, history: F32, kinds: NDArray[np.integer]) -> F32:
         """The same of unit vectors (B, V) and (L', V)."""
         out = np.zeros((len(items), self.columns), dtype=np.float32)
         group = self._group_of[kinds]
-        for number in range(self._groups):
+        for number in range(self.groups):
             entries = history[group == number]
             if not len(entries):
                 continue

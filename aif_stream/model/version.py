@@ -16,6 +16,7 @@ from aif_stream.domain.history import History, kinds, times_ms
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import VersionError
+from aif_stream.model.compiled import kernel_of, packed
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
 from aif_stream.model.net import Batch, Net
@@ -48,6 +49,8 @@ class ModelVersion:
         self._items = ItemEncoder(self.config)
         self._profiles = AttributeEncoder(self.config.user_fields)
         self._tiers = TierReader(self.config)
+        self._kernel = kernel_of(self.name, self.net, self._tiers)
+        self.bf16 = False  # see ``compute``
 
     @classmethod
     def init(cls, config: ModelConfig, seed: int, name: str = "untrained") -> ModelVersion:
@@ -110,7 +113,10 @@ class ModelVersion:
                 kinds(history)[used][content],
                 units[used][content] if self.config.cosines and units is not None else None,
             )
-            return fold(self.net, self._tiers, user, seen, signed, len(history))
+            side = fold(self.net, self._tiers, user, seen, signed, len(history))
+        if self._kernel is None:
+            return side
+        return replace(side, packed=packed(self._kernel, self.config, self._tiers, side))
 
     def score(self, user: UserSide, rows: Rows, units: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Logits f32 (B) of candidates by their rows; higher is better; -inf where a row is not valid.
@@ -118,6 +124,8 @@ class ModelVersion:
         A score depends on user and row alone, not on the batch: a replayed request gives the same bits.
         ``units`` (B, V) as in ``user_side``.
         """
+        if self._kernel is not None and user.packed is not None and rows.dtype == self.layout.dtype:
+            return self._kernel.score(user.packed, rows, bf16=self.bf16)
         self._check_units(units)
         count = len(rows)
         if count % _BLOCK_ROWS:

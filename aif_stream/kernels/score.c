@@ -1,0 +1,223 @@
+/* Candidates' rows -> scores, in one call: the whole split scorer (design: model, "Scoring"). Contract: score.py.
+ *
+ * 64 rows at a time stay in L1 from the row's halves to the logit: h_i and the bag's rows are summed, the tiers are
+ * counted (tiers.c), the first layer's product is added, layer norm, the head. Nothing of the size of the batch is
+ * written but the scores. */
+#include "score.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#define INLINE inline __attribute__((always_inline))
+#define VALID 1
+#define TOMBSTONE 2
+#define HAS_CONTENT 4
+#define MAX_BAG (32 + 3) /* 256 signature bits, category, second key, code */
+
+struct work {
+    float *x, *hidden, *head; /* [BLOCK][width], [BLOCK][Hp], [BLOCK][Fp] */
+    uint32_t *pairs;          /* bf16: [BLOCK][max(width, Hp) / 2], else NULL */
+    uint32_t *first_pairs;    /* bf16: [width / 2][Hp] */
+    uint32_t *up_pairs;       /* bf16: [Hp / 2][Fp] */
+};
+
+static INLINE int32_t int_at(const uint8_t *p) {
+    int32_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+static INLINE float half_to_float(const uint8_t *p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f; /* the exponents' bases differ by 112; makes subnormal halves right too */
+    memcpy(&bits, &value, sizeof bits);
+    if ((half & 0x7c00) == 0x7c00)
+        bits |= 0x7f800000;
+    bits |= (uint32_t)(half & 0x8000) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The rows of the bag that belong to an item; how many. A value that the version does not know counts as none. */
+static INLINE int bag_rows(const struct aif_scorer *m, const struct aif_user *u, const uint8_t *row,
+                           const float **from) {
+    int n = 0;
+    const int content = row[m->at_flags] & HAS_CONTENT;
+    if (u->byte_offsets && content)
+        for (int64_t i = 0; i < m->sig_bytes; i++)
+            from[n++] = u->bag + (int64_t)(u->byte_offsets[i] + row[m->at_sig + i]) * m->Hp;
+    const int64_t category = int_at(row + m->at_category);
+    const int64_t known = category >= 0 && category < m->categories ? category + 1 : 0;
+    from[n++] = u->bag + u->category_row[known] * m->Hp;
+    if (u->key2_row) {
+        const int64_t key = int_at(row + m->at_key2);
+        from[n++] = u->bag + u->key2_row[key >= 0 && key < m->keys2 ? key + 1 : 0] * m->Hp;
+    }
+    if (u->code_row >= 0 && content) {
+        const int64_t code = (uint32_t)int_at(row + m->at_code);
+        if (code < m->codes)
+            from[n++] = u->bag + (u->code_row + code) * m->Hp;
+    }
+    return n;
+}
+
+/* ---- portable: vectors of GCC and clang, whatever the machine makes of four floats -------------------------------- */
+#define NAME(x) x##_portable
+#define TARGET
+#define FLOATS 4
+#define HALVES(p)                                                                                                     \
+    (vec_portable) { half_to_float(p), half_to_float((p) + 2), half_to_float((p) + 4), half_to_float((p) + 6) }
+#define SUM(v) ((v)[0] + (v)[1] + ((v)[2] + (v)[3]))
+#define TILE_ROWS 4
+#define TILE_VECS 2
+#include "score_level.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+/* ---- AVX2, FMA, F16C ---------------------------------------------------------------------------------------------- */
+#define NAME(x) x##_avx2
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define FLOATS 8
+#define HALVES(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define SUM(v) sum8(v)
+#define TILE_ROWS 4
+#define TILE_VECS 2
+TARGET static INLINE float sum8(__m256 v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+#include "score_level.h"
+
+/* ---- AVX-512, with bf16 products where the CPU has them ----------------------------------------------------------- */
+#define NAME(x) x##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,fma,f16c")))
+#define FLOATS 16
+#define HALVES(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define SUM(v) _mm512_reduce_add_ps(v)
+#define TILE_ROWS 8
+#define TILE_VECS 2
+#define PAIRS
+
+#define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+/* c += a @ b with a rounded to bf16 here and b as pairs of rows, [k / 2][columns]; k even, sums in float32. */
+BF16 static void pair_product_avx512(int64_t rows, int64_t k, const float *a, const uint32_t *b, int64_t columns,
+                                     float *c, uint32_t *pairs) {
+    const int64_t half = k / 2;
+    for (int64_t i = 0; i < rows * k; i += 16) /* rows is a multiple of 8 and k even: whole vectors */
+        _mm256_storeu_si256((__m256i *)(pairs + i / 2), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(a + i)));
+    for (int64_t at = 0; at < columns; at += 2 * 16)
+        for (int64_t row = 0; row < rows; row += 8) {
+            float *out = c + row * columns + at;
+            __m512 sum[8][2];
+            for (int r = 0; r < 8; r++)
+                for (int v = 0; v < 2; v++)
+                    sum[r][v] = _mm512_loadu_ps(out + r * columns + v * 16);
+            for (int64_t i = 0; i < half; i++) {
+                const __m512bh low = (__m512bh)_mm512_loadu_si512(b + i * columns + at);
+                const __m512bh high = (__m512bh)_mm512_loadu_si512(b + i * columns + at + 16);
+                for (int r = 0; r < 8; r++) {
+                    const __m512bh x = (__m512bh)_mm512_set1_epi32((int32_t)pairs[(row + r) * half + i]);
+                    sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, low);
+                    sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, high);
+                }
+            }
+            for (int r = 0; r < 8; r++)
+                for (int v = 0; v < 2; v++)
+                    _mm512_storeu_ps(out + r * columns + v * 16, sum[r][v]);
+        }
+}
+#include "score_level.h"
+
+int aif_has_bf16(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+}
+#else
+int aif_has_bf16(void) { return 0; }
+#endif
+
+/* ---- the driver --------------------------------------------------------------------------------------------------- */
+
+static uint32_t rounded_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even; weights are finite */
+}
+
+/* [k][columns] floats -> [k / 2][columns] pairs of rows */
+static void pair_rows(const float *matrix, int64_t k, int64_t columns, uint32_t *pairs) {
+    for (int64_t i = 0; i < k; i += 2)
+        for (int64_t j = 0; j < columns; j++)
+            pairs[i / 2 * columns + j] = rounded_bf16(matrix[i * columns + j]) |
+                                         rounded_bf16(matrix[(i + 1) * columns + j]) << 16;
+}
+
+/* Floats of scratch memory that one call needs. */
+int64_t aif_score_scratch(const struct aif_scorer *m) {
+    const int64_t wide = m->width > m->Hp ? m->width : m->Hp;
+    return BLOCK * (m->width + m->Hp + m->Fp) + BLOCK * wide / 2 + m->width / 2 * m->Hp + m->Hp / 2 * m->Fp;
+}
+
+static struct work work_of(const struct aif_scorer *m, const struct aif_user *u, int bf16, float *scratch) {
+    const int64_t wide = m->width > m->Hp ? m->width : m->Hp;
+    struct work work = {scratch, NULL, NULL, NULL, NULL, NULL};
+    work.hidden = work.x + BLOCK * m->width;
+    work.head = work.hidden + BLOCK * m->Hp;
+    if (bf16) {
+        work.pairs = (uint32_t *)(work.head + BLOCK * m->Fp);
+        work.first_pairs = work.pairs + BLOCK * wide / 2;
+        work.up_pairs = work.first_pairs + m->width / 2 * m->Hp;
+        pair_rows(u->first, m->width, m->Hp, work.first_pairs);
+        pair_rows(m->up, m->Hp, m->Fp, work.up_pairs);
+    }
+    return work;
+}
+
+/* Tier features of a block into its columns of x; zeros without content or without history. */
+static void tier_columns(int level, const struct aif_scorer *m, const struct aif_user *u, const uint8_t *rows,
+                         int64_t n, float *x) {
+    for (int64_t group = 0; group < m->groups; group++) {
+        float *out = x + m->K + group * m->tiers;
+        if (u->n_history[group])
+            aif_tiers(level, rows + m->at_sig, m->row_bytes, n, (int)m->sig_bytes, u->history[group],
+                      u->n_history[group], m->edges, (int)m->tiers, u->gain[group], out, m->width);
+        for (int64_t i = 0; i < n; i++)
+            if (!u->n_history[group] || !(rows[i * m->row_bytes + m->at_flags] & HAS_CONTENT))
+                memset(out + i * m->width, 0, (size_t)m->tiers * sizeof(float));
+    }
+}
+
+/* rows [n][row_bytes] -> scores [n], -inf where a row is not valid. level must not exceed aif_level(); bf16 only where
+ * aif_has_bf16() and level 2. scratch: aif_score_scratch() floats of the caller's, not shared between threads. */
+void aif_score(int level, int bf16, const struct aif_scorer *m, const struct aif_user *u, const uint8_t *rows,
+               int64_t n, float *scratch, float *scores) {
+    const struct work work = work_of(m, u, bf16, scratch);
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        const int64_t some = n - first < BLOCK ? n - first : BLOCK;
+        const uint8_t *block = rows + first * m->row_bytes;
+        tier_columns(level, m, u, block, some, work.x);
+        switch (level) {
+#if defined(__x86_64__) && defined(__GNUC__)
+        case 2:
+            block_avx512(m, u, block, some, &work, scores + first);
+            break;
+        case 1:
+            block_avx2(m, u, block, some, &work, scores + first);
+            break;
+#endif
+        default:
+            block_portable(m, u, block, some, &work, scores + first);
+        }
+        for (int64_t i = 0; i < some; i++)
+            if ((block[i * m->row_bytes + m->at_flags] & (VALID | TOMBSTONE)) != VALID)
+                scores[first + i] = -INFINITY;
+    }
+}
