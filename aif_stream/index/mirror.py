@@ -91,6 +91,14 @@ class Mirror:
         """``with mirror.reading() as view``: rows that the view names stay whole and in place until it ends."""
         return View(self._arena, self._table)
 
+    def sample(self, count: int) -> Rows:
+        """At most ``count`` rows, copied, the same ones for the same contents; tombstones left out. Walks the table."""
+        with self.reading() as view:
+            keys = np.sort(self._table.items()[0])
+            step = max(1, keys.size // max(count, 1))
+            rows, found = view.join(np.ascontiguousarray(keys[::step][:count]))
+        return rows[found]
+
     def apply(self, keys: Keys, rows: Rows) -> NDArray[np.bool_]:
         """Keep of keys u64 (n), Rows (n) what is newer than (or as new as) what is here; bool (n): kept.
 

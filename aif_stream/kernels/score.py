@@ -162,20 +162,23 @@ class ScoreKernel:
         code_row: int,
         groups: Sequence[Group],
     ) -> PackedUser:
-        """u (D), first (K + tiers + D, H), bag (rows, H) as in ``model.split.UserSide``; a group for each of the shape.
+        """u (D), first (K + tiers + D, H), bag (rows, padded H) as in ``model.split.UserSide``; as many groups as the
+        shape has.
 
         Once per request, beside retrieval: nothing of it waits for candidates. ValueError for other shapes.
         """
         shape = self._shape
         if first.shape != (self._columns, shape.layout.hidden) or len(groups) != shape.groups:
             raise ValueError(f"first {first.shape} and {len(groups)} groups are not of {shape}")
+        if bag.shape[1] != padded(shape.layout.hidden):
+            raise ValueError(f"bag {bag.shape} is not filled up to {padded(shape.layout.hidden)} columns")
         if u.shape != (shape.layout.width,) or category_row.shape != (shape.categories + 1,):
             raise ValueError(f"u {u.shape} and category_row {category_row.shape} are not of {shape}")
         spare = np.zeros((self._columns % 2, first.shape[1]), np.float32)
         kept: list[NDArray[np.generic]] = [
             np.ascontiguousarray(u, np.float32),
             widened(np.concatenate([first, spare])),
-            widened(bag),
+            np.ascontiguousarray(bag, np.float32),
             *(np.ascontiguousarray(rows, np.int32) for rows in (byte_offsets, category_row, key2_row)),
         ]
         struct = _User(
@@ -234,7 +237,10 @@ def _weights(shape: Shape, head: Head) -> tuple[NDArray[np.generic], ...]:
         raise ValueError(f"head {head.up.shape}, norm {head.norm.shape}, edges {shape.edges.shape} of H = {H}")
     if shape.groups > MAX_GROUPS:
         raise ValueError(f"at most {MAX_GROUPS} groups of kinds, not {shape.groups}")
-    row = lambda values: widened(np.atleast_2d(values))[0].copy()  # noqa: E731
+
+    def row(values: F32) -> F32:
+        return np.pad(values, (0, -values.size % PAD)).astype(np.float32)
+
     up = np.zeros((padded(H), padded(F)), np.float32)
     up[:H, :F] = head.up
     ones = np.ones(H, np.float32)

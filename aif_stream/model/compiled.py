@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 
-from aif_stream.domain.row import NO_CATEGORY
 from aif_stream.kernels.native import Level, default_level
 from aif_stream.kernels.score import MAX_GROUPS, Group, Head, PackedUser, ScoreKernel, Shape
 from aif_stream.model.config import Kind, ModelConfig, Part
@@ -14,8 +13,6 @@ from aif_stream.model.net import Net
 from aif_stream.model.split import UserSide
 from aif_stream.model.tiers import TierReader
 from aif_stream.telemetry import kv
-
-assert NO_CATEGORY == -1  # score.c: row 0 of category_row is of the category -1
 
 log = logging.getLogger(__name__)
 

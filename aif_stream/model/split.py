@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from aif_stream.domain.row import Rows
-from aif_stream.kernels.score import PackedUser
+from aif_stream.kernels.score import PackedUser, padded
 from aif_stream.model.attention import Remembered
 from aif_stream.model.config import Kind, Part
 from aif_stream.model.net import Net
@@ -51,7 +51,7 @@ class UserSide:
 
     u: Tensor  # (D)
     first: Tensor  # (K + T + D, H) with all parts, (D, H) of COLD
-    bag: Tensor  # (rows, H)
+    bag: Tensor  # (rows, padded H), zeros beyond H
     byte_offsets: I32  # (W/8): where a byte's 256 rows begin in the bag; none without LSH
     silent: int  # the bag's row of zeros
     category_row: I32  # (C + 1): bag row of category - 1 … C - 1
@@ -81,12 +81,13 @@ class _Bag:
     """Rows of the bag, one after another."""
 
     def __init__(self, H: int) -> None:
-        self.parts: list[Tensor] = [torch.zeros(1, H)]
+        self.spare = padded(H) - H  # as the compiled scorer reads it: one memory for both
+        self.parts: list[Tensor] = [torch.zeros(1, padded(H))]
         self.size = 1
 
     def add(self, rows: Tensor) -> int:
         """Append (n, H); returns where they begin."""
-        self.parts.append(rows)
+        self.parts.append(fn.pad(rows, (0, self.spare)) if self.spare else rows)
         self.size += len(rows)
         return self.size - len(rows)
 
@@ -167,7 +168,10 @@ def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: 
                 at = config.bridges
             if at < width - config.width:
                 _tiers_into(x.numpy()[:, at : width - config.width], reader, user, rows, content, units)
-        hidden = fn.embedding_bag(_bag_rows(user, rows, content), user.bag, mode="sum")  # (B, W/8 + 1…) -> (B, H)
+        hidden = fn.embedding_bag(
+            _bag_rows(user, rows, content), user.bag, mode="sum"
+        )  # (B, W/8 + 1…) -> (B, padded H)
+        hidden = hidden[:, : config.hidden]
         hidden += tensor(rows["h"])
         hidden.addmm_(x, user.first)  # (B, K + T + D) @ (K + T + D, H)
         if scorer.attention is not None and user.remembered is not None:

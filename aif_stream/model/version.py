@@ -50,7 +50,7 @@ class ModelVersion:
         self._profiles = AttributeEncoder(self.config.user_fields)
         self._tiers = TierReader(self.config)
         self._kernel = kernel_of(self.name, self.net, self._tiers)
-        self.bf16 = False  # see ``compute``
+        self.bf16 = False  # products of the compiled scorer in bfloat16; set before requests are scored
 
     @classmethod
     def init(cls, config: ModelConfig, seed: int, name: str = "untrained") -> ModelVersion:
@@ -117,6 +117,11 @@ class ModelVersion:
         if self._kernel is None:
             return side
         return replace(side, packed=packed(self._kernel, self.config, self._tiers, side))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled scorer scores this version."""
+        return self._kernel is not None
 
     def score(self, user: UserSide, rows: Rows, units: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Logits f32 (B) of candidates by their rows; higher is better; -inf where a row is not valid.

@@ -8,9 +8,11 @@ import logging
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from aif_stream.clock import elapsed_ms, monotonic_s
+from aif_stream.domain.row import Rows, empty_rows
 from aif_stream.domain.versions import VersionBook, VersionRecord
 from aif_stream.errors import AifError, ArtefactError, IndexRefused, IndexUnavailable
 from aif_stream.index.mirror import Mirror, row_bytes
@@ -20,6 +22,7 @@ from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.join import Join, MirrorJoin, RedisJoin
 from aif_stream.online.loading import load_published, wanted, warm
 from aif_stream.online.mirror_feed import FedMirror, MirrorFeed
+from aif_stream.online.precision import SAMPLE_ROWS, settle
 from aif_stream.online.serving import Serving
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
@@ -140,6 +143,9 @@ class Holding:
         try:
             model = await asyncio.to_thread(load_published, record)
             fed = await self._mirrored(model) if self._settings.join == "mirror" else None
+            precision = await self._threads.run(
+                lambda: settle(model, self._settings.compute, partial(_sample, model, fed))
+            )
             unknown = await self._threads.run(lambda: warm(model))
         except (ArtefactError, IndexUnavailable) as error:
             self._failed(record, error, monotonic_s() + _RETRY_S)
@@ -155,7 +161,7 @@ class Holding:
             # when the first request comes is here to stay, so the collector need not look at it again.
             gc.collect()
             gc.freeze()
-        self.held[model.name] = Serving(model, join, fed, unknown)
+        self.held[model.name] = Serving(model, join, fed, unknown, precision=precision)
         self.failures.pop(model.name, None)
         log.info(kv("version.held", version=model.name, ms=elapsed_ms(start_s), join=self._settings.join))
         self._on_change()
@@ -226,3 +232,8 @@ class Holding:
             gc.collect()
         self._left = [weakref.ref(serving) for serving in self._leaving if not serving.in_flight.count]
         self._leaving = [serving for serving in self._leaving if serving.in_flight.count]
+
+
+def _sample(model: ModelVersion, fed: FedMirror | None) -> Rows:
+    """Rows to measure the precision on."""
+    return empty_rows(model.layout, 0) if fed is None else fed.mirror.sample(SAMPLE_ROWS)

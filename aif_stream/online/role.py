@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from aif_stream.online.breaker import Breaker
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.loop_lag import watch_loop
 from aif_stream.online.merger import Merger
+from aif_stream.online.precision import use_kernels
 from aif_stream.online.publishing import ItemPublishing
 from aif_stream.online.recompute import Recompute
 from aif_stream.online.retrieval_client import RetrievalClient
@@ -47,6 +49,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
     ones end, then closes everything. What ends the role for good (a mirror that does not fit, a missing topic)
     is raised out of the context.
     """
+    use_kernels(settings)
     async with AsyncExitStack() as stack:
         bound = bind(settings.host, settings.serve_port, shared=bool(settings.serve_worker))
         stack.callback(bound.close)
@@ -158,6 +161,7 @@ class _Status:
             "versions": self._active.view(),
             "join": self._settings.join,
             "pid": os.getpid(),
+            "precision": None if serving is None or serving.precision is None else asdict(serving.precision),
             "problem": self._active.problem,
         }
 

@@ -15,6 +15,7 @@ from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.join import Join
 from aif_stream.online.mirror_feed import FedMirror
+from aif_stream.online.precision import Precision
 
 
 class InFlight:
@@ -44,6 +45,7 @@ class Serving:
     fed: FedMirror | None
     unknown_user: UserSide
     in_flight: InFlight = field(default_factory=InFlight)
+    precision: Precision | None = None
 
     @property
     def name(self) -> str:

@@ -149,7 +149,7 @@ class UserSides:
     async def _compute(self, serving: Serving, user_key: int, mark: bytes, stored: StoredUser) -> UserSide:
         side = await self._computed(serving, stored)
         if self._reuse_s > 0:
-            self._sides.put((serving.name, user_key), (mark, side), _weight(side))
+            self._sides.put((serving.name, user_key), (mark, side), side.nbytes)
         return side
 
     async def _computed(self, serving: Serving, stored: StoredUser) -> UserSide:
@@ -168,7 +168,3 @@ def _watermark(stored: StoredUser) -> bytes:
     digest = blake2b(np.ascontiguousarray(stored.history).tobytes(), digest_size=16)
     digest.update(repr(stored.order).encode())
     return digest.digest()
-
-
-def _weight(side: UserSide) -> int:
-    return int(side.first.nbytes + side.bag.nbytes + side.u.nbytes + side.signatures.nbytes + side.category_row.nbytes)
