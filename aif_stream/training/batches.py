@@ -30,13 +30,15 @@ I64 = NDArray[np.int64]
 class Tables:
     """All that batches are cut from; memory grows with the catalogue, not with the impressions.
 
-    Signatures are fixed before training. Tiers are read for each batch anew: kept, they would be as large as the log.
+    Of items that change, a request sees the states that held at its time, of its history's items too: what an index
+    without delay would have answered. Signatures are fixed before training. Tiers are read for each batch anew: kept,
+    they would be as large as the log.
     """
 
     data: Dataset
-    items: ItemFeatures  # the catalogue
-    signatures: NDArray[np.uint8]  # (items, W/8)
-    looks: NDArray[Any]  # (items, …) what tiers read of a candidate: signature, codeword, or unit vector
+    items: ItemFeatures  # the catalogue, every state of it
+    signatures: NDArray[np.uint8]  # (states, W/8)
+    looks: NDArray[Any]  # (states, …) what tiers read of a candidate: signature, codeword, or unit vector
     profiles: Attributes  # (users)
     reader: TierReader
     history: int  # newest entries of a batch
@@ -47,12 +49,12 @@ class Tables:
     @classmethod
     def build(cls, data: Dataset, net: Net, history: int) -> Tables:
         """Encode everything. Raises ``TrainingDataError`` when the config cannot read some of the items."""
-        items = ItemEncoder(net.config).encode(data.items)
+        items = ItemEncoder(net.config).encode(data.states)
         if items.problems:
             at = int(np.flatnonzero(~items.usable)[0])
             problems = ", ".join(f"{reason} ×{count}" for reason, count in items.problems.items())
             raise TrainingDataError(
-                f"{data.name}: unusable items: {problems}; the first is {data.items[at].item_id} (number {at + 1})",
+                f"{data.name}: unusable items: {problems}; the first is {data.states[at].item_id} (number {at + 1})",
                 mend="mend their features, or leave them out",
             )
         with torch.inference_mode():
@@ -90,6 +92,8 @@ class Tables:
         at = np.where(seen, at, 0)
         candidates = np.where(here, table.item[shown], table.item[first][:, None])
         entries = behaviors.item[at] if len(behaviors.item) else np.zeros_like(at)
+        time_ms = table.time_ms[requests][:, None]
+        candidates, entries = self.data.states_at(candidates, time_ms), self.data.states_at(entries, time_ms)
         distinct, index = np.unique(np.concatenate([candidates.ravel(), entries[seen]]), return_inverse=True)
         history = np.full(at.shape, -1, dtype=np.int64)
         history[seen] = index[candidates.size :]
@@ -121,9 +125,10 @@ class Tables:
         known: NDArray[Any] = self.looks if self.cosines else self.signatures
         read = self.reader.read_cosines if self.cosines else self.reader.read
         for at, request in enumerate(requests.tolist()):
-            chosen = table.item[table.first[request] : table.first[request + 1]]
+            time_ms = int(table.time_ms[request])
+            chosen = self.data.states_at(table.item[table.first[request] : table.first[request + 1]], time_ms)
             span = slice(max(table.begin[request], table.end[request] - self.long), table.end[request])
-            seen, kind = behaviors.item[span], behaviors.kind[span]
+            seen, kind = self.data.states_at(behaviors.item[span], time_ms), behaviors.kind[span]
             kind, seen = kind[content[seen]], seen[content[seen]]
             tiers[at, : len(chosen)] = read(self.looks[chosen], content[chosen], known[seen], kind)
         return tiers

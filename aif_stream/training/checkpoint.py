@@ -109,7 +109,7 @@ def data_fingerprint(data: Dataset) -> str:
     """SHA-256 of catalogue, profiles, histories and labels."""
     digest = hashlib.sha256()
     encoder = msgspec.msgpack.Encoder(order="sorted")
-    for row in (*data.items, *data.profiles):
+    for row in (*data.states, *data.profiles):
         digest.update(encoder.encode(row))
     behaviors, requests = data.behaviors, data.requests
     for table in (behaviors, requests):

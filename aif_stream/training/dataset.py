@@ -116,6 +116,17 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what a reader of the run should know: rows left out and why
     versions: ItemVersions | None = None  # items that change over time; ``items`` then holds their newest states
 
+    @property
+    def states(self) -> Sequence[ItemUpserted]:
+        """Every feature state of every item: the items themselves where none changes."""
+        return self.items if self.versions is None else self.versions.states
+
+    def states_at(self, item: I64, time_ms: I64 | int) -> I64:
+        """States (N) of items (N) at times (N, or one for all): their indices in ``states``."""
+        if self.versions is None:
+            return item
+        return self.versions.at(item, np.broadcast_to(np.asarray(time_ms, dtype=np.int64), item.shape))
+
     def history(self, request: int) -> tuple[History, I64]:
         """The history of a request as it is stored, and the indices of its items."""
         span = slice(self.requests.begin[request], self.requests.end[request])

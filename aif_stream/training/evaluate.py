@@ -70,6 +70,7 @@ class Judged:
 class Served:
     """A version over a data set's catalogue: its rows in memory, as a mirror has them.
 
+    Of items that change it has the rows of all states (``data.states``), and ranks by those of the request's time.
     Models that are judged but never served also keep the unit content vectors here.
     """
 
@@ -77,8 +78,8 @@ class Served:
         """Raises ``TrainingDataError`` when the version cannot use some of the items."""
         self.version, self._data = version, data
         parts, units = [], []
-        for at in range(0, len(data.items), _BATCH):
-            batch = data.items[at : at + _BATCH]
+        for at in range(0, len(data.states), _BATCH):
+            batch = data.states[at : at + _BATCH]
             rows, problems = version.item_side(batch, version.layout.dtype)
             if problems:
                 raise TrainingDataError(
@@ -94,6 +95,8 @@ class Served:
         history, indices = self._data.history(request)
         everything = np.ones(len(indices), dtype=np.bool_)
         profile = self._data.profiles[self._data.requests.user[request]]
+        time_ms = int(self._data.requests.time_ms[request])
+        indices, items = self._data.states_at(indices, time_ms), self._data.states_at(items, time_ms)
         seen, shown = (None if self.units is None else self.units[at] for at in (indices, items))
         user = self.version.user_side(profile, history, self.rows[indices], everything, seen)
         return self.version.score(user, self.rows[items], shown)

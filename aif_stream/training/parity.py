@@ -27,12 +27,13 @@ def parity(version: ModelVersion, data: Dataset) -> dict[str, Any]:
     requests = test[np.linspace(0, len(test) - 1, min(_REQUESTS, len(test))).astype(np.int64)]
     random = np.random.default_rng(0)
     some = random.permutation(len(data.items))[:_ITEMS]
-    items, top = [data.items[i] for i in some], min(_TOP, len(some))
+    top = min(_TOP, len(some))
     errors, spreads, overlaps = [], [], []
     for request in requests.tolist():
         history, seen = data.history(request)
         profile = data.profiles[data.requests.user[request]]
-        joint = version.joint(profile, history, [data.items[i] for i in seen], items)
+        own, items = (data.states_at(at, int(data.requests.time_ms[request])) for at in (seen, some))
+        joint = version.joint(profile, history, [data.states[i] for i in own], [data.states[i] for i in items])
         split = served(request, some)
         errors.append(float(np.abs(split - joint).max()))
         spreads.append(float(joint.std()))

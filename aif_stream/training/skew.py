@@ -74,7 +74,8 @@ def mixed(rows: Served, user: Served, scorer: Served, data: Dataset) -> Ranker:
     def rank(request: int, items: I64) -> NDArray[np.floating]:
         history, indices = data.history(request)
         profile = data.profiles[data.requests.user[request]]
-        everything = np.ones(len(indices), dtype=np.bool_)
+        everything, time_ms = np.ones(len(indices), dtype=np.bool_), int(data.requests.time_ms[request])
+        indices, items = data.states_at(indices, time_ms), data.states_at(items, time_ms)
         side = user.version.user_side(profile, history, rows.rows[indices], everything)
         return scorer.version.score(side, rows.rows[items])
 

@@ -42,8 +42,7 @@ class Late:
 
     def __init__(self, version: ModelVersion, data: Dataset) -> None:
         self.version, self._data = version, data
-        states = data.items if data.versions is None else data.versions.states
-        self._rows = Served(version, replace(data, items=states, versions=None)).rows
+        self._rows = Served(version, data).rows
 
     def ranker(self, items_ms: int, histories_ms: int) -> Ranker:
         """Ranks with item updates and histories that arrive so many ms late."""
@@ -57,16 +56,11 @@ class Late:
             known = int(np.searchsorted(times, time_ms - histories_ms, side="left"))
             history, indices = history[:known], indices[:known]
             profile = data.profiles[table.user[request]]
-            own, shown = (self._rows[self._states(at, time_ms - items_ms)] for at in (indices, items))
+            own, shown = (self._rows[data.states_at(at, time_ms - items_ms)] for at in (indices, items))
             side = self.version.user_side(profile, history, own, np.ones(known, dtype=np.bool_))
             return self.version.score(side, shown)
 
         return rank
-
-    def _states(self, items: I64, time_ms: int) -> I64:
-        if self._data.versions is None:
-            return items
-        return self._data.versions.at(items, np.full(len(items), time_ms, dtype=np.int64))
 
 
 def changed(data: Dataset, delay_ms: int) -> dict[str, float]:
@@ -76,9 +70,7 @@ def changed(data: Dataset, delay_ms: int) -> dict[str, float]:
     test = table.of(Split.TEST)
     rows = table.shown(test)
     item, time_ms = table.item[rows], np.repeat(table.time_ms[test], np.diff(table.first)[test])
-    share = 0.0
-    if data.versions is not None:
-        share = float((data.versions.at(item, time_ms) != data.versions.at(item, time_ms - delay_ms)).mean())
+    share = float((data.states_at(item, time_ms) != data.states_at(item, time_ms - delay_ms)).mean())
     missing = []
     for request in test.tolist():
         times = data.behaviors.time_ms[table.begin[request] : table.end[request]]

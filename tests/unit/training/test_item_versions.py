@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aif_stream.domain.events import ItemUpserted
-from aif_stream.training.dataset import ItemVersions
+from aif_stream.training.batches import Tables
+from aif_stream.training.dataset import ItemVersions, Split
+from aif_stream.training.evaluate import Served
+from aif_stream.training.loop import Recipe, Trainer
+from aif_stream.training.sources import open_data
 
 TIMES = st.lists(st.integers(0, 2_000_000_000_000), min_size=1, max_size=5, unique=True).map(sorted)
 
@@ -22,3 +29,24 @@ def test_the_state_at_a_time_is_the_newest_that_is_not_later(times: list[list[in
     for item, time, state in zip(items.tolist(), asked, found.tolist(), strict=True):
         right = max((n for n, own in enumerate(times[item]) if own <= time), default=0)
         assert state == start[item] + right
+
+
+def test_training_and_serving_read_items_as_they_were_at_each_request() -> None:
+    """Joint form in batches and served split form agree where items change, and not where changes are hidden."""
+    data = open_data("synthetic:users=30,items=200,impressions=2000,seed=1,updates=20")
+    assert data.versions is not None
+    trainer = Trainer(data, "v", Recipe(epochs=1))
+    version = trainer.run()
+    served = Served(version, data)
+    hidden = Served(version, replace(data, versions=None))
+    requests = data.requests.of(Split.TEST)[:20]
+    batch, _, weight = Tables.build(data, version.net, version.config.long).batch(requests)
+    with torch.inference_mode():
+        joint = version.net(batch)[weight > 0].numpy()
+    shown = [data.requests.item[data.requests.first[r] : data.requests.first[r + 1]] for r in requests]
+    split, newest = (
+        np.concatenate([ranker(int(r), items) for r, items in zip(requests, shown, strict=True)])
+        for ranker in (served, hidden)
+    )
+    assert np.abs(split - joint).max() < 5e-3
+    assert np.abs(newest - joint).max() > 5e-2
