@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from aif_stream.model.net import Net
 from aif_stream.training.batches import Tables
 from aif_stream.training.dataset import Dataset, Split
 
+# Beyond it the bridges of a user read the same: of eight with pairs at .9, seven say what the first one says.
+COLLAPSED: Final = 0.9
 _ITEMS: Final = 4096
 _REQUESTS: Final = 256
 
@@ -44,6 +47,17 @@ def bridge_report(net: Net, tables: Tables, data: Dataset) -> dict[str, Any]:
         "used": round(float(np.exp(_entropy(w.mean(axis=0, keepdims=True)))[0]), 3),
         "readout_cosine": round(float(cosines.mean()) / (K * (K - 1)), 4) if K > 1 and len(cosines) else None,
     }
+
+
+def collapse_warning(report: Mapping[str, Any]) -> str:
+    """What is wrong with the bridges of a ``bridge_report``, and the mend; nothing where they differ."""
+    cosine = report.get("readout_cosine")
+    if cosine is None or cosine <= COLLAPSED:
+        return ""
+    return (
+        f"the {report['bridges']} bridges have collapsed: the read-outs of a user have a mean cosine of {cosine}"
+        f" (perplexity {report['perplexity']}); lower bridge_temperature, or switch the part bea off"
+    )
 
 
 def _entropy(w: NDArray[np.float64]) -> NDArray[np.float64]:

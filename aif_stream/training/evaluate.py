@@ -135,14 +135,16 @@ def evaluate_baselines(data: Dataset) -> list[Evaluation]:
     ]
 
 
-def judge(ranker: Ranker, data: Dataset, *, logits: bool = True) -> Judged:
-    """All metrics of a ranker; ``logits``: its scores are some, so that their chances can be judged too."""
+def judge(ranker: Ranker, data: Dataset, *, logits: bool = True, top: bool = True) -> Judged:
+    """All metrics of a ranker; ``logits``: its scores are some, so that their chances can be judged too. ``top``: HR
+    and NDCG too, which rank 2,000 items for every user and take most of the time."""
     table, test = data.requests, data.requests.of(Split.TEST)
     scores = np.concatenate([ranker(int(r), table.item[table.first[r] : table.first[r + 1]]) for r in test])
     user = np.repeat(table.user[test], np.diff(table.first)[test])
     clicked = table.clicked[table.shown(test)]
     found = {"gauc": gauc_draws(user, scores, clicked), "auc": auc_draws(user, scores, clicked)}
-    found |= _top(ranker, data)
+    if top:
+        found |= _top(ranker, data)
     if logits:
         found |= _chances(user, scores.astype(np.float64), clicked)
     return Judged(found)

@@ -1,11 +1,11 @@
-"""``events:DIR``: anybody's tables. ``DIR/mapping.toml`` says which file and column is what.
+"""``events:DIR``: anybody's tables, CSV or Parquet. ``DIR/mapping.toml`` says which file and column is what.
 
     [interactions]                 # needed
-    files = ["2024-*.csv"]         # in DIR, read in the order of their names
+    files = ["2024-*.csv"]         # in DIR, read in the order of their names; *.parquet too
     user = "uid"
     item = "iid"
     time = "ts"
-    time_unit = "s"                # s, ms (default), us, ns
+    time_unit = "s"                # s, ms (default), us, ns; a Parquet timestamp has its own
     kind = "action"                # either: a column of behaviors …
     kinds = { pv = "click", imp = "exposure", order = "buy" }   # default: our own names
     label = "rating"               # … or: a number, a click from click_from (default 1) on
@@ -16,9 +16,9 @@
     id = "iid"
     category = "cat"
     labels = ["brand"]
-    sets = ["tags"]                # separated by set_separator, default "|"
+    sets = ["tags"]                # separated by set_separator, default "|"; in Parquet a list of strings too
     numbers = ["price"]
-    content = "vector"             # numbers separated by spaces; empty: no content
+    content = "vector"             # numbers separated by spaces, or a Parquet list; empty: no content
     # or: content = ["v0", "v1"]
 
     [users]                        # optional
@@ -196,7 +196,7 @@ def _content(chunk: Chunk, table: Table, at: int) -> list[float] | None:
 def _items(directory: Path, table: Table, ids: Ids) -> Iterator[ItemUpserted]:
     width = 0
     for path in _files(directory, table.files):
-        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter):
+        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter, joiner=table.set_separator):
             names = chunk.filled(table.id)
             categories = chunk.column(table.category) if table.category else [""] * len(chunk)
             for at, attributes in enumerate(_attributes(chunk, table)):
@@ -213,5 +213,5 @@ def _items(directory: Path, table: Table, ids: Ids) -> Iterator[ItemUpserted]:
 
 def _profiles(directory: Path, table: Table) -> Iterator[tuple[str, dict[str, Attribute]]]:
     for path in _files(directory, table.files):
-        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter):
+        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter, joiner=table.set_separator):
             yield from zip(chunk.filled(table.id), _attributes(chunk, table), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from aif_stream.errors import TrainingDataError
 from aif_stream.model.net import Net
 from aif_stream.model.version import ModelVersion
 from aif_stream.training.batches import Tables
-from aif_stream.training.bridges import bridge_report
+from aif_stream.training.bridges import bridge_report, collapse_warning
 from aif_stream.training.checkpoint import (
     Standing,
     data_fingerprint,
@@ -31,6 +32,8 @@ from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.losses import diversity, rank_loss
 from aif_stream.training.metrics import Metric, gauc
 from aif_stream.training.schema import centre_content, config_for, fit_codes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,8 @@ class Trainer:
                 on_epoch(epoch)
         self.net.load_state_dict(self._best)
         report = self._report()
+        for warning in report["warnings"]:
+            log.warning("%s: %s", self.name, warning)
         return ModelVersion(self.name, self.net.to("cpu"), report)
 
     def gauc(self, requests: NDArray[np.int64]) -> Metric:
@@ -207,6 +212,8 @@ class Trainer:
 
     def _report(self) -> dict[str, Any]:
         """What the manifest says about the training."""
+        bridges = bridge_report(self.net, self._tables, self.data)
+        collapse = collapse_warning(bridges)
         return {
             "data": self.data.name,
             "data_sha256": self._fingerprint,
@@ -217,7 +224,8 @@ class Trainer:
             "train_impressions": int(np.diff(self.data.requests.first)[self._requests].sum()),
             "valid_gauc": round(self._standing.best, 5),
             "test_gauc": self.gauc(self.data.requests.of(Split.TEST))._asdict(),
-            "bridges": bridge_report(self.net, self._tables, self.data),
+            "bridges": bridges,
+            "warnings": [collapse] if collapse else [],
             "epochs": len(self.epochs),
             "seconds": round(sum(epoch.seconds for epoch in self.epochs), 1),
         }

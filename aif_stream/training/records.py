@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.errors import TrainingDataError
+from aif_stream.training.parquet import parquet_columns
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -29,12 +30,16 @@ OnRead = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows in a row: each column a list of strings."""
+    """Some rows in a row: each column a list of strings. Of a Parquet file lines are rows, from 1.
+
+    ``units``: of columns that say themselves in which unit their times are.
+    """
 
     path: Path
     first_line: int
     names: tuple[str, ...]
     columns: tuple[Sequence[str], ...]
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -44,7 +49,9 @@ class Chunk:
 
     def refuse(self, at: int, what: str, mend: str = "mend or remove the line") -> NoReturn:
         """Raise for row ``at``. A quoted field may span lines: those before it are counted."""
-        inside = sum(value.count("\n") for column in self.columns for value in column[:at])
+        inside = 0
+        if self.path.suffix != ".parquet":
+            inside = sum(value.count("\n") for column in self.columns for value in column[:at])
         raise TrainingDataError(f"{self.path}:{self.first_line + at + inside}: {what}", mend=mend)
 
     def numbers(self, name: str) -> F64:
@@ -61,7 +68,8 @@ class Chunk:
         return values
 
     def times_ms(self, name: str, unit: str) -> I64:
-        """A column of times as ms; one before 1970 or after 2100 is refused."""
+        """A column of times as ms; one before 1970 or after 2100 is refused. Its own unit counts, where it has one."""
+        unit = self.units.get(name, unit)
         times = self.numbers(name) * _TIME_UNITS_MS[unit]
         odd = np.flatnonzero((times < 0) | (times > _LATEST_MS))
         if len(odd):
@@ -84,16 +92,20 @@ def read_chunks(
     delimiter: str = ",",
     header: Sequence[str] | None = None,
     encoding: str = "utf-8",
+    joiner: str = "|",
     on_read: OnRead | None = None,
 ) -> Iterator[Chunk]:
-    """Stream a delimited file. ``header``: the columns of a file without one. ``::`` is a delimiter too.
+    """Stream a delimited file, or one that ends in .parquet (lists of strings are joined by ``joiner``).
+
+    ``header``: the columns of a file without one. ``::`` is a delimiter too.
 
     No more than a chunk is in memory. Raises ``TrainingDataError`` for a missing file or column, a line of another
     width, and bytes that are not of the encoding.
     """
-    if path.suffix == ".parquet":
-        raise TrainingDataError(f"{path}: Parquet is not read", mend="write it as CSV")
     try:
+        if path.suffix == ".parquet":
+            yield from _parquet(path, needed, joiner, on_read)
+            return
         with path.open("rb") as raw:
             size = path.stat().st_size
             text = io.TextIOWrapper(raw, encoding=encoding, newline="")
@@ -102,6 +114,18 @@ def read_chunks(
         raise TrainingDataError(f"{path}: {error.strerror}", mend="give a file that is there") from None
     except UnicodeDecodeError as error:
         raise TrainingDataError(f"{path} is not {encoding}: {error.reason}", mend=f"convert it to {encoding}") from None
+
+
+def _parquet(path: Path, needed: Sequence[str], joiner: str, on_read: OnRead | None) -> Iterator[Chunk]:
+    size = path.stat().st_size
+
+    def told(share: float) -> None:
+        if on_read is not None:
+            on_read(path.name, int(share * size), size)
+
+    for first, columns, units in parquet_columns(path, needed, CHUNK_ROWS, joiner, told):
+        if columns and columns[0]:
+            yield Chunk(path, first, tuple(needed), columns, units)
 
 
 def _chunks(

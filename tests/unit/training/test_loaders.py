@@ -199,10 +199,62 @@ def test_bad_tables_are_named(tmp_path: Path, changed: dict[str, object], messag
     assert error.value.mend
 
 
-def test_parquet_is_refused_by_name(tmp_path: Path) -> None:
+PARQUET = MAPPING.replace("log-*.csv", "log.parquet").replace("items.csv", "items.parquet")
+
+
+def as_parquet(directory: Path, *, vectors: list[object] | None = None, times: str = "timestamp[us]") -> str:
+    """The tables of ``events`` once more, as typed columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    events(directory, mapping=PARQUET)
+    rows = [line.split(",") for line in LOG]
+    users, items, acts, seconds = (list(column) for column in zip(*rows, strict=True))
+    log = {
+        "uid": users,
+        "iid": items,
+        "act": pa.array(acts).dictionary_encode(),
+        "ts": pa.array([int(s) for s in seconds]).cast(pa.timestamp("s")).cast(times),
+        "not asked for": pa.array([b"x"] * len(rows)),
+    }
+    pq.write_table(pa.table(log), directory / "log.parquet", row_group_size=64)
+    table = {
+        "iid": [f"i{n}" for n in range(10)],
+        "cat": [f"c{n % 2}" for n in range(9)] + ["c1"],
+        "brand": [*(f"b{n % 3}" for n in range(9)), None],
+        "tags": [*([["x", "y"]] * 9), []],
+        "price": [*(n + 0.5 for n in range(9)), 1.0],
+        "vector": vectors or [*([1.0, 0.0, n] for n in range(9)), None],
+    }
+    pq.write_table(pa.table(table), directory / "items.parquet")
+    return f"events:{directory}"
+
+
+def test_parquet_gives_what_the_same_tables_give_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "typed").mkdir()
+    data = [open_data(spec) for spec in (events(tmp_path / "csv"), as_parquet(tmp_path / "typed"))]
+    assert data[0].items == data[1].items
+    for name in ("item", "time_ms", "kind", "start"):
+        np.testing.assert_array_equal(getattr(data[0].behaviors, name), getattr(data[1].behaviors, name))
+    np.testing.assert_array_equal(data[0].requests.clicked, data[1].requests.clicked)
+
+
+def test_bad_parquet_is_named(tmp_path: Path) -> None:
+    spec = as_parquet(tmp_path, vectors=[*([1.0, 0.0, 1.0] for _ in range(8)), [1.0, float("nan"), 0.0], None])
+    with pytest.raises(TrainingDataError, match=r"items\.parquet:9: content holds a number that is not finite"):
+        open_data(spec)
+    as_parquet(tmp_path)
+    (tmp_path / "mapping.toml").write_text(PARQUET.replace('"ts"', '"when"'))
+    with pytest.raises(TrainingDataError, match=r"log\.parquet: no column when → the file has uid, iid, act, ts"):
+        open_data(spec)
+    (tmp_path / "mapping.toml").write_text(PARQUET.replace('"act"', '"not asked for"'))
+    with pytest.raises(TrainingDataError, match=r"log\.parquet: not asked for is of type binary"):
+        open_data(spec)
+    (tmp_path / "mapping.toml").write_text(PARQUET)
     (tmp_path / "log.parquet").write_bytes(b"PAR1")
-    with pytest.raises(TrainingDataError, match=r"log\.parquet: Parquet is not read → write it as CSV"):
-        open_data(events(tmp_path, mapping=MAPPING.replace("log-*.csv", "*.parquet")))
+    with pytest.raises(TrainingDataError, match=r"log\.parquet is no Parquet file"):
+        open_data(spec)
 
 
 def test_a_line_number_counts_the_lines_inside_quoted_fields(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from aif_stream.errors import TrainingDataError, VersionError
 from aif_stream.model.config import Kind
+from aif_stream.training.bridges import COLLAPSED
 from aif_stream.training.checkpoint import data_fingerprint
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.evaluate import Served, evaluate_baselines, evaluate_version
@@ -148,3 +149,20 @@ def test_the_manifest_names_its_data_by_fingerprint(data: Dataset) -> None:
     assert prints[0] == prints[1] != prints[2]
     recipe = replace(SMALL, impressions=1000)
     assert Trainer(data, "v", recipe).run().metrics["data_sha256"] == prints[0]
+
+
+@pytest.mark.parametrize(("temperature", "collapsed"), [(30.0, True), (0.03, False)])
+def test_a_collapse_of_the_bridges_is_said_in_the_log_and_in_the_manifest(
+    data: Dataset, caplog: pytest.LogCaptureFixture, temperature: float, collapsed: bool
+) -> None:
+    version = Trainer(data, "v", replace(SMALL, impressions=2000), bridge_temperature=temperature).run()
+    assert (version.metrics["bridges"]["readout_cosine"] > COLLAPSED) == collapsed
+    assert bool(version.metrics["warnings"]) == collapsed
+    assert ("bridges have collapsed" in caplog.text) == collapsed
+
+
+@pytest.mark.parametrize("bridges", [1, 64])
+def test_any_number_of_bridges_trains(data: Dataset, bridges: int) -> None:
+    version = Trainer(data, "v", replace(SMALL, impressions=2000), bridges=bridges).run()
+    assert version.metrics["bridges"]["bridges"] == bridges
+    assert np.isfinite(version.metrics["test_gauc"]["value"])

@@ -1,0 +1,267 @@
+"""The paper's order on planted data: exact ≥ AIF > COLD > two-tower, over seeds of data and training, with intervals.
+
+    OMP_NUM_THREADS=1 python experiments/five_seeds.py select    # settings, on seeds of their own
+    OMP_NUM_THREADS=1 python experiments/five_seeds.py run       # the table, with what was selected
+    OMP_NUM_THREADS=1 python experiments/five_seeds.py times     # online cost; on a quiet machine
+    OMP_NUM_THREADS=1 python experiments/five_seeds.py run --data movielens:DIR --out experiments/results/…json
+
+``select`` and ``run`` go on where they were stopped: every trained model is one record in the file. Each data seed is
+also the training seed. A difference is paired by seed; intervals are Student's t over the seeds (4 degrees of freedom),
+so they hold for another seed of data and training, not only for other users of the same data.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+
+from aif_stream.model.config import Kind, ModelConfig, Part
+from aif_stream.model.version import ModelVersion
+from aif_stream.training.cost import mflop, online_ms
+from aif_stream.training.dataset import Dataset
+from aif_stream.training.evaluate import Served, judge
+from aif_stream.training.loop import FULL, Trainer
+from aif_stream.training.schema import centre_content, config_for, fit_codes
+from aif_stream.training.sources import open_data
+
+RESULTS: Final = Path("experiments/results")
+DATA: Final = "synthetic:users=1000,items=5000,impressions=100000,seed={seed}"
+SEEDS: Final = "0,1,2,3,4"
+OTHER_SEEDS: Final = "101,102"
+RECIPE: Final = replace(FULL, epochs=5)  # the best epoch was the second or third on the seeds of the selection
+# Quantiles .975 of Student's t by degrees of freedom.
+T975: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+Settings = dict[str, Any]
+KEYS: Final[Settings] = {"tier_groups": ((1, 2, 3), (4,)), "second_key": "brand"}
+# What AIF may be set to; the others follow it, so that none is starved.
+CANDIDATES: Final[dict[str, Settings]] = {
+    "64 bits": {},
+    "256 bits, kinds, brand": {"signature_bits": 256, **KEYS},
+    "256 bits, kinds, brand, 12 tiers": {"signature_bits": 256, "tiers": 12, **KEYS},
+    "256 bits, kinds, brand, 16 tiers": {"signature_bits": 256, "tiers": 16, **KEYS},
+    "256 bits, kinds, brand, 12 tiers, temperature .03": {
+        "signature_bits": 256,
+        "tiers": 12,
+        "bridge_temperature": 0.03,
+        **KEYS,
+    },
+}
+
+
+def models(chosen: Settings, plain: bool) -> dict[str, tuple[Kind, Settings]]:
+    """By name, the ones that the claim needs first. ``plain``: the data has neither kinds nor brands."""
+    if plain:
+        chosen = {name: value for name, value in chosen.items() if name not in KEYS}
+    coded = {**chosen, "codes": 1024}
+    return {
+        "cold": (Kind.COLD, {}),
+        "aif": (Kind.AIF, chosen),
+        "exact": (Kind.EXACT, chosen),
+        "twotower": (Kind.TWOTOWER, {}),
+        "softmax": (Kind.EXACT, {**chosen, "parts": (Part.SIM,)}),
+        "aif, coded tiers": (Kind.AIF, coded),
+        "aif, defaults": (Kind.AIF, {}),
+        "hamming": (Kind.HAMMING, chosen),
+        "din": (Kind.DIN, chosen),
+    }
+
+
+@click.group()
+def main() -> None:
+    torch.set_num_threads(1)
+
+
+@main.command()
+@click.option("--data", default=DATA)
+@click.option("--seeds", default=OTHER_SEEDS)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_selection.json")
+def select(data: str, seeds: str, out: Path) -> None:
+    """Settings of AIF by validation GAUC, on seeds that are not reported."""
+    wanted = {name: (Kind.AIF, settings) for name, settings in CANDIDATES.items()}
+    records = train_all(data, _numbers(seeds), wanted, out, judged=False)
+    means = {name: _mean(r["valid_gauc"] for r in records if r["model"] == name) for name in wanted}
+    best = max(means, key=lambda name: means[name])
+    write(out, data, records, {"valid_gauc": means, "chosen": best, "settings": CANDIDATES[best]})
+    for name, value in means.items():
+        click.echo(f"{value:.4f}  {name}{'  ← chosen' if name == best else ''}")
+
+
+@main.command()
+@click.option("--data", default=DATA)
+@click.option("--seeds", default=SEEDS)
+@click.option("--selection", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_selection.json")
+@click.option("--only", default="", help="Names of models, comma separated; a name may not hold one.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "five_seeds.json")
+def run(data: str, seeds: str, selection: Path, only: str, out: Path) -> None:
+    """Every model with every seed, then the table."""
+    chosen = json.loads(selection.read_text())["summary"]
+    wanted = models(CANDIDATES[chosen["chosen"]], plain=not data.startswith("synthetic:"))
+    if only:
+        wanted = {name: wanted[name] for name in only.split(";")}
+    records = train_all(data, _numbers(seeds), wanted, out, judged=True)
+    found = summary(records)
+    write(out, data, records, {"selection": chosen["chosen"], **found})
+    for name, line in found["models"].items():
+        click.echo(f"{name:20s} {_shown(line['gauc'])}   less cold {_shown(line['less_cold'])}")
+    for name, line in found["claims"].items():
+        click.echo(f"{name}: {_shown(line)}")
+
+
+@main.command()
+@click.option("--selection", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_selection.json")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_times.json")
+def times(selection: Path, out: Path) -> None:
+    """Online milliseconds at B = 10,000 and L = 1,000, one thread; weights do not matter to them."""
+    chosen = json.loads(selection.read_text())["summary"]["chosen"]
+    data = open_data(DATA.format(seed=0))
+    wanted = models(CANDIDATES[chosen], plain=False)
+    served = {name: Served(_untrained(data, kind, settings), data) for name, (kind, settings) in wanted.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in served}
+    for _ in range(3):  # in turns: what the machine does besides is every model's
+        for name, model in served.items():
+            rounds[name].append(online_ms(model.version, model.rows, model.units))
+    lines = {
+        name: {
+            "ms_per_10k": float(np.median(rounds[name])),
+            "rounds": rounds[name],
+            "mflop_per_10k": mflop(model.version.config),
+        }
+        for name, model in served.items()
+    }
+    aif = lines["aif"]["ms_per_10k"]
+    shares = {f"aif to {name}": round(aif / lines[name]["ms_per_10k"], 5) for name in ("softmax", "din", "exact")}
+    machine = {"torch": torch.__version__, "threads": 1, "commit": commit(), "B": 10_000, "L": 1_000}
+    out.write_text(json.dumps({**machine, "models": lines, "shares": shares}, indent=1) + "\n")
+    for name, line in lines.items():
+        click.echo(f"{name:20s} {line['ms_per_10k']:10.2f} ms {line['mflop_per_10k']:10.0f} MFLOP")
+    click.echo(json.dumps(shares))
+
+
+def train_all(
+    data: str, seeds: Sequence[int], wanted: dict[str, tuple[Kind, Settings]], out: Path, *, judged: bool
+) -> list[dict[str, Any]]:
+    """One record for each model and seed; the ones that ``out`` holds are not trained again."""
+    held = json.loads(out.read_text()) if out.exists() else {"data": data, "records": []}
+    if held["data"] != data:
+        raise click.ClickException(f"{out} is of {held['data']}: give another --out")
+    records: list[dict[str, Any]] = held["records"]
+    done = {(record["model"], record["seed"]) for record in records}
+    opened: tuple[str, Dataset] | None = None
+    # Seed by seed, but what the claim needs of all seeds before the rest.
+    rest = list(wanted)[4:]
+    order = [(m, s) for part in (list(wanted)[:4], rest) for s in seeds for m in part]
+    for name, seed in order:
+        if (name, seed) in done:
+            continue
+        spec = data.format(seed=seed)
+        if opened is None or opened[0] != spec:
+            opened = (spec, open_data(spec))
+        kind, settings = wanted[name]
+        version = Trainer(opened[1], "five-seeds", replace(RECIPE, seed=seed), kind=kind, **settings).run()
+        record: dict[str, Any] = {
+            "model": name,
+            "seed": seed,
+            "settings": {key: _plain(value) for key, value in settings.items()},
+            "valid_gauc": version.metrics["valid_gauc"],
+            "epochs": version.metrics["epochs"],
+            "bridges": version.metrics["bridges"],
+            "data_sha256": version.metrics["data_sha256"],
+        }
+        if judged:
+            found = judge(Served(version, opened[1]), opened[1], top=False).metrics()
+            record["metrics"] = {metric: [round(part, 5) for part in value] for metric, value in found.items()}
+        records.append(record)
+        write(out, data, records, {})
+        click.echo(f"{name}, seed {seed}: valid {record['valid_gauc']:.4f} {record.get('metrics', {}).get('gauc', '')}")
+    return records
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with t intervals, and what is claimed as differences paired by seed."""
+    table: dict[str, dict[int, float]] = {}
+    for record in records:
+        table.setdefault(record["model"], {})[record["seed"]] = record["metrics"]["gauc"][0]
+
+    def paired(*terms: tuple[str, float]) -> list[float]:
+        """Of each seed that all the models have, the weighted sum of their GAUC."""
+        if not all(name in table for name, _ in terms):
+            return []
+        seeds = sorted(set.intersection(*(set(table[name]) for name, _ in terms)))
+        return [sum(weight * table[name][seed] for name, weight in terms) for seed in seeds]
+
+    lines = {
+        name: {"gauc": interval(paired((name, 1.0))), "less_cold": interval(paired((name, 1.0), ("cold", -1.0)))}
+        for name in table
+    }
+    claims = {
+        "exact less aif": interval(paired(("exact", 1.0), ("aif", -1.0))),
+        "aif less cold": interval(paired(("aif", 1.0), ("cold", -1.0))),
+        "cold less two-tower": interval(paired(("cold", 1.0), ("twotower", -1.0))),
+        "aif's gain less 95 % of exact's": interval(paired(("aif", 1.0), ("exact", -0.95), ("cold", -0.05))),
+    }
+    gain, bound = paired(("aif", 1.0), ("cold", -1.0)), paired(("exact", 1.0), ("cold", -1.0))
+    kept = round(sum(gain) / sum(bound), 4) if bound and len(gain) == len(bound) else None
+    return {"models": lines, "claims": claims, "kept": kept}
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and 95 % interval of Student's t; nothing beyond the mean for a single value."""
+    if not values:
+        return {"mean": None, "low": None, "high": None, "seeds": 0}
+    mean, n = float(np.mean(values)), len(values)
+    half = T975[n - 1] * float(np.std(values, ddof=1)) / n**0.5 if 1 < n <= len(T975) + 1 else float("nan")
+    low, high = (None, None) if n == 1 else (round(mean - half, 5), round(mean + half, 5))
+    return {"mean": round(mean, 5), "low": low, "high": high, "seeds": n}
+
+
+def write(out: Path, data: str, records: list[dict[str, Any]], found: dict[str, Any]) -> None:
+    recipe = {"epochs": RECIPE.epochs, "patience": RECIPE.patience, "history": RECIPE.history}
+    content = {"data": data, "recipe": recipe, "commit": commit(), "summary": found, "records": records}
+    draft = out.with_suffix(".draft")
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.replace(out)
+
+
+def commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _untrained(data: Dataset, kind: Kind, settings: Settings) -> ModelVersion:
+    config: ModelConfig = config_for(data, kind=kind, **settings)
+    version = ModelVersion.init(config, 0)
+    centre_content(version.net, data)
+    fit_codes(version.net, data)
+    return version
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(float(np.mean(list(values))), 5)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _shown(line: dict[str, Any]) -> str:
+    if line["mean"] is None:
+        return "–"
+    return f"{line['mean']:+.4f}" + ("" if line["low"] is None else f" [{line['low']:+.4f}, {line['high']:+.4f}]")
+
+
+if __name__ == "__main__":
+    main()
