@@ -54,7 +54,7 @@ class Settings:
     tombstone_keep_h: float = _setting(24 * 14, "hours a removed item's order is remembered", low=0.001)
     history_long: int = _setting(10_000, "history entries kept per user", low=1)
 
-    batch_events: int = _setting(512, "events per nearline micro-batch at most", low=1)
+    batch_events: int = _setting(2048, "events per nearline micro-batch at most", low=1)
     batch_wait_ms: int = _setting(20, "how long a poll waits for events when idle", low=1)
     worker_id: str = _setting("", "name in logs and marks; empty: host-pid")
     max_ahead_ms: int = _setting(300_000, "an event later than append time + this is a dead letter", low=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from aif_stream.bus.consumer import Record
@@ -24,16 +25,27 @@ from aif_stream.errors import BadEvent, BadInput
 FIRST_OFFSET: Final = "ce_firstoffset"
 """Extension attribute of a winner that was published again (a late event had come): the offset that it had first."""
 _OFFSET_DIGITS: Final = 19
+NEARLINE_SOURCE: Final = "aif.nearline"
+"""``ce_source`` of winners that the worker publishes again."""
+_NEARLINE: Final = NEARLINE_SOURCE.encode()
+_ITEM_UPSERTED, _ITEM_REMOVED, _USER_UPSERTED, _BEHAVIOR = (
+    kind.value
+    for kind in (EventType.ITEM_UPSERTED, EventType.ITEM_REMOVED, EventType.USER_UPSERTED, EventType.BEHAVIOR)
+)
 
 
 class ItemEvent(NamedTuple):
-    """One state of an item. ``item`` and ``payload`` (the value's bytes as they came) are None for a removal."""
+    """One state of an item. ``item`` and ``payload`` (the value's bytes as they came) are None for a removal.
+
+    ``again``: a winner that the worker published again (``NEARLINE_SOURCE``); it was visible before.
+    """
 
     key: Key
     id_text: str
     order: Order
     item: ItemUpserted | None
     payload: bytes | None
+    again: bool = False
 
 
 class UserEvent(NamedTuple):
@@ -61,33 +73,36 @@ def item_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> ItemEv
 
     A null value is a removal; it may come without headers (then its event time is its append time).
     """
-    if record.value is None:
+    headers, value = dict(record.headers), record.value
+    again = headers.get("ce_source") == _NEARLINE
+    if value is None:
         text = _key_text(record)
-        time_ms = _removal_time(record, EventType.ITEM_REMOVED, max_ahead_ms)
-        return ItemEvent(key_of(text), text, _order(record, time_ms), None, None)
-    time_ms = _event_time(record, EventType.ITEM_UPSERTED, max_ahead_ms)
-    item = decode_item(record.value)
+        time_ms = _removal_time(record, headers, _ITEM_REMOVED, max_ahead_ms)
+        return ItemEvent(key_of(text), text, _order(record, headers, time_ms), None, None, again)
+    time_ms = _event_time(record, headers, _ITEM_UPSERTED, max_ahead_ms)
+    item = decode_item(value)
     text = _same_id(record, item.item_id, "item_id")
-    return ItemEvent(key_of(text), text, _order(record, time_ms), item, record.value)
+    return ItemEvent(key_of(text), text, _order(record, headers, time_ms), item, value, again)
 
 
 def user_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> UserEvent:
     """A record of ``aif.user-updates``. Raises ``BadEvent``. A null value forgets the profile."""
+    headers = dict(record.headers)
     if record.value is None:
         text = _key_text(record)
-        time_ms = _removal_time(record, EventType.USER_UPSERTED, max_ahead_ms)
-        return UserEvent(key_of(text), text, _order(record, time_ms), None, None)
-    time_ms = _event_time(record, EventType.USER_UPSERTED, max_ahead_ms)
+        time_ms = _removal_time(record, headers, _USER_UPSERTED, max_ahead_ms)
+        return UserEvent(key_of(text), text, _order(record, headers, time_ms), None, None)
+    time_ms = _event_time(record, headers, _USER_UPSERTED, max_ahead_ms)
     user = decode_user(record.value)
     text = _same_id(record, user.user_id, "user_id")
-    return UserEvent(key_of(text), text, _order(record, time_ms), user, record.value)
+    return UserEvent(key_of(text), text, _order(record, headers, time_ms), user, record.value)
 
 
 def behavior_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> BehaviorEvent:
     """A record of ``aif.behaviors``. Raises ``BadEvent``."""
     if record.value is None:
         raise BadEvent("empty", "a behavior has a value")
-    time_ms = _event_time(record, EventType.BEHAVIOR, max_ahead_ms)
+    time_ms = _event_time(record, dict(record.headers), _BEHAVIOR, max_ahead_ms)
     behavior = decode_behavior(record.value)
     user = _same_id(record, behavior.user_id, "user_id")
     item_key = key_of(_canonical(behavior.item_id, "item_id"))
@@ -114,29 +129,30 @@ def winner_headers(kind: EventType, event_id: str, source: str, order: Order) ->
     return [*event_headers(kind, event_id, source, order.event_time_ms), (FIRST_OFFSET, b"%d" % order.offset)]
 
 
-def _order(record: Record, time_ms: int) -> Order:
+def _order(record: Record, headers: Mapping[str, bytes], time_ms: int) -> Order:
     """The event's order: its own offset, or the one that it had before it was published again.
 
     An offset beyond the record's own is none of this log (a copy of the topic on another cluster) and is ignored.
     """
-    for name, value in record.headers:
-        if name == FIRST_OFFSET and value.isdigit() and len(value) < _OFFSET_DIGITS:
-            return Order(time_ms, min(int(value), record.offset))
+    first = headers.get(FIRST_OFFSET)
+    if first is not None and first.isdigit() and len(first) < _OFFSET_DIGITS:
+        return Order(time_ms, min(int(first), record.offset))
     return Order(time_ms, record.offset)
 
 
-def _event_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:
-    kind, time_ms = type_and_time(record.headers)
-    if kind != expected.value:
-        raise BadEvent("unknown-type", f"{kind:.80} is not {expected.value}", field="ce_type")
-    check_event_time(time_ms, record.timestamp, max_ahead_ms)
+def _event_time(record: Record, headers: Mapping[str, bytes], expected: str, max_ahead_ms: int) -> int:
+    kind, time_ms = type_and_time(headers)
+    if kind != expected:
+        raise BadEvent("unknown-type", f"{kind:.80} is not {expected}", field="ce_type")
+    if time_ms - record.timestamp > max_ahead_ms:
+        check_event_time(time_ms, record.timestamp, max_ahead_ms)
     return time_ms
 
 
-def _removal_time(record: Record, expected: EventType, max_ahead_ms: int) -> int:
-    if not any(name.lower().startswith("ce_") for name, _ in record.headers):
+def _removal_time(record: Record, headers: Mapping[str, bytes], expected: str, max_ahead_ms: int) -> int:
+    if not any(name.lower().startswith("ce_") for name in headers):
         return max(0, record.timestamp)  # a bare tombstone, from a tool that knows only Kafka
-    return _event_time(record, expected, max_ahead_ms)
+    return _event_time(record, headers, expected, max_ahead_ms)
 
 
 def _key_text(record: Record) -> str:
@@ -149,7 +165,7 @@ def _key_text(record: Record) -> str:
 
 def _same_id(record: Record, value: str | int, field: str) -> str:
     """The id of the value, which is the record's key: else it lies in a partition where its order means nothing."""
-    text = _canonical(value, field)
+    text = value if type(value) is str else _canonical(value, field)  # the decoder has checked its length
     if record.key != text.encode("utf-8", "surrogatepass"):
         raise BadEvent("key", f"the record's key {record.key!r:.80} is not its {field}", field="key")
     return text

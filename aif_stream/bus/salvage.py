@@ -10,15 +10,17 @@ Source of the layout: https://kafka.apache.org/41/implementation/message-format/
 
 from __future__ import annotations
 
+import functools
+import itertools
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
-from aiokafka.errors import LeaderNotAvailableError, for_code
+from aiokafka.errors import CorruptRecordException, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.util import calc_crc32c, decode_varint
 
@@ -75,8 +77,25 @@ class Broken(NamedTuple):
     problem: str
 
 
+class Plain(NamedTuple):
+    """A ``Record`` with nothing in it that nobody asks for: a third of what aiokafka's own costs to make."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
 class _Buffers(OrderedDict[TopicPartition, Any]):
-    """aiokafka's fetched records by partition; each iterator ends quietly where the parsing of its bytes fails."""
+    """aiokafka's fetched records by partition; each iterator ends quietly where the parsing of its bytes fails.
+
+    The records come from here, not from aiokafka's own iterator, which passes each through five frames of Python
+    (3.3 µs a record of a worker's 27, half of it saved).
+    """
 
     def __init__(self, broken: dict[TopicPartition, Broken]) -> None:
         super().__init__()
@@ -85,14 +104,48 @@ class _Buffers(OrderedDict[TopicPartition, Any]):
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:
         records = getattr(result, "_partition_records", None)  # an error has none
         if records is not None:
-            records._records_iterator = self._until_broken(tp, records, records._records_iterator)
+            records._records_iterator = self._until_broken(tp, records)
+            result.getall = functools.partial(_take, result)
         super().__setitem__(tp, result)
 
-    def _until_broken(self, tp: TopicPartition, records: Any, inner: Iterator[Any]) -> Iterator[Any]:
+    def _until_broken(self, tp: TopicPartition, records: Any) -> Iterator[Plain]:
+        topic, partition, batches = tp.topic, tp.partition, records._records
         try:
-            yield from inner
+            while batches.has_next():
+                batch = batches.next_batch()
+                if records._check_crcs and not batch.validate_crc():
+                    raise CorruptRecordException("the CRC does not fit the bytes")
+                if not batch.is_control_batch:
+                    for record in batch:
+                        offset = record.offset
+                        if offset < records.next_fetch_offset:
+                            continue  # a fetch gives whole batches: these lie before the position asked for
+                        records.next_fetch_offset = offset + 1
+                        yield Plain(
+                            topic,
+                            partition,
+                            offset,
+                            record.timestamp,
+                            record.timestamp_type,
+                            record.key,
+                            record.value,
+                            record.headers,
+                        )
+                # Behind records that compaction has removed from the batch's end, too: else it would be read for ever.
+                records.next_fetch_offset = batch.next_offset
         except Exception as error:  # noqa: BLE001  # whatever parsing foreign bytes raises; ConsumerBase repairs it
             self._broken[tp] = Broken(records.next_fetch_offset, f"{type(error).__name__}: {error}")
+
+
+def _take(result: Any, max_records: int | None = None) -> list[Plain]:
+    """``FetchResult.getall`` without a call per record."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more():
+        return []
+    found = list(itertools.islice(result._partition_records._records_iterator, max_records))
+    result._update_position()
+    if max_records is None or len(found) < max_records:
+        result._partition_records = None
+    return found
 
 
 def watch(consumer: AIOKafkaConsumer, broken: dict[TopicPartition, Broken]) -> None:
@@ -182,18 +235,18 @@ def _records(tp: TopicPartition, batch: bytes) -> Iterator[Any]:
         at += size
 
 
-def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int, data: bytes) -> ConsumerRecord:
+def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int, data: bytes) -> Plain:
     time_delta, at = decode_varint(data, 1)  # byte 0: attributes, unused
     offset_delta, at = decode_varint(data, at)
     key, at = _nullable(data, at)
     value, at = _nullable(data, at)
     count, at = decode_varint(data, at)
-    headers: list[tuple[str, bytes | None]] = []
+    headers: list[tuple[str, Any]] = []
     for _ in range(count):
         name, at = _nullable(data, at)
         header_value, at = _nullable(data, at)
         headers.append(((name or b"").decode("utf-8", "backslashreplace"), header_value))
-    return ConsumerRecord(
+    return Plain(
         tp.topic,
         tp.partition,
         base + offset_delta,
@@ -201,10 +254,7 @@ def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int,
         int(append_ms is not None),
         key,
         value,
-        None,
-        len(key) if key is not None else -1,
-        len(value) if value is not None else -1,
-        tuple(headers),
+        headers,
     )
 
 

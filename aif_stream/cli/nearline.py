@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import click
+import uvloop
 
 from aif_stream.cli.entry import run_role, with_settings
 from aif_stream.settings import Settings
@@ -23,4 +24,4 @@ def nearline(settings: Settings) -> None:
     async def role(stop: asyncio.Event) -> None:
         await serve_nearline(settings, stop)
 
-    run_role(role)
+    run_role(role, loop_factory=uvloop.new_event_loop)

@@ -5,7 +5,8 @@ Source: CloudEvents Kafka protocol binding 1.0, §3.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from aif_stream.clock import from_rfc3339, to_rfc3339
@@ -40,21 +41,30 @@ def to_headers(envelope: Envelope, content_type: str = JSON) -> list[tuple[str, 
     return [(name, value.encode()) for name, value in pairs]
 
 
-def type_and_time(headers: Iterable[tuple[str, bytes]]) -> tuple[str, int]:
-    """``ce_type`` and event time in ms: what a hot lane needs, at a third of the cost of ``from_headers``.
+def type_and_time(headers: Mapping[str, bytes]) -> tuple[str, int]:
+    """``ce_type`` and event time in ms: what a hot lane needs, at a fifth of the cost of ``from_headers``.
 
-    Raises ``BadEvent`` as ``from_headers`` does.
+    ``headers``: ``dict`` of a record's. Raises ``BadEvent`` as ``from_headers`` does.
     """
-    found = dict(headers)
     try:
-        if found["ce_specversion"] == b"1.0" and "ce_id" in found and "ce_source" in found:
-            time_ms = from_rfc3339(found["ce_time"].decode())
+        if headers["ce_specversion"] == b"1.0" and "ce_id" in headers and "ce_source" in headers:
+            time_ms = _time_ms(headers["ce_time"])
             if time_ms >= 0:
-                return found["ce_type"].decode(), time_ms
-    except (KeyError, ValueError, OverflowError, AttributeError):
+                return _text(headers["ce_type"]), time_ms
+    except (KeyError, ValueError, OverflowError, AttributeError, TypeError):
         pass  # the careful reader below says what is wrong, and takes header names in capitals
-    envelope = from_headers(headers)
+    envelope = from_headers(headers.items())
     return envelope.type, envelope.time_ms
+
+
+@functools.lru_cache(maxsize=64)
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+@functools.lru_cache(maxsize=1024)  # a thousand ms: at a lane's full rate some forty events share one
+def _time_ms(text: bytes) -> int:
+    return from_rfc3339(text.decode())
 
 
 def from_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:

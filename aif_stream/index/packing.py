@@ -7,6 +7,7 @@ call (command, SHA, keys) is the same for ever and is kept.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import TOMBSTONE, Rows
-from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus, pack_write
+from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus, pack_writes
 from aif_stream.index.keys import items_key, rows_key, versions_key
 from aif_stream.index.scripts import script
 
 # Indexing a tuple takes a tenth of calling an enum.
 _STATUS: Final = tuple(WriteStatus)
+_WRITTEN: Final = WriteStatus.WRITTEN
+# What WriteResult(…) calls, without the Python frame around it.
+_new_result: Final = tuple.__new__
 
 
 class WriteHeads:
@@ -63,10 +67,16 @@ def grouped(buckets: NDArray[np.int64]) -> Groups:
     return Groups(order, starts, ends, by_bucket[starts].tolist())
 
 
+def orders_of(batch: Sequence[ItemWrite]) -> NDArray[np.uint64]:
+    """(event time, offset) of each write, u64 (B, 2)."""
+    flat = itertools.chain.from_iterable([item.order for item in batch])
+    return np.fromiter(flat, dtype=np.uint64, count=2 * len(batch)).reshape(-1, 2)
+
+
 def stamp_rows(batch: Sequence[ItemWrite], rows: Mapping[str, Rows], now_ms: int) -> None:
     """Make the rows of removals tombstones, in place. Raises ``ValueError`` for rows that are not of this batch."""
-    event_times = np.fromiter((item.order.event_time_ms for item in batch), dtype=np.uint64, count=len(batch))
-    offsets = np.fromiter((item.order.offset for item in batch), dtype=np.uint64, count=len(batch))
+    orders = orders_of(batch)
+    event_times, offsets = orders[:, 0], orders[:, 1]
     removed = [i for i, item in enumerate(batch) if item.payload is None]
     for version, matrix in rows.items():
         if len(matrix) != len(batch):
@@ -90,7 +100,7 @@ def pack_batch(
     now_ms: int,
 ) -> tuple[list[bytes], list[bytes]]:
     """One command per bucket and the key that places it; items in the order of ``groups``."""
-    entries = [pack_write(batch[i], now_ms) for i in groups.order.tolist()]
+    entries = pack_writes([batch[i] for i in groups.order.tolist()], now_ms)
     versions = tuple(rows)
     widths = [rows[name].dtype.itemsize for name in versions]
     blobs = [
@@ -101,7 +111,7 @@ def pack_batch(
     places: list[bytes] = []
     runs = zip(heads.of(versions, groups.buckets), groups.starts, groups.ends, strict=True)
     for (head, place), start, end in runs:
-        packed = entries[start] if end == start + 1 else b"".join(entries[start:end])
+        packed = b"".join(entries[2 * start : 2 * end])
         parts = [head, b"$%d\r\n%b\r\n" % (len(packed), packed)]
         for (name, blob), width in zip(blobs, widths, strict=True):
             parts += (name, b"$%d\r\n" % ((end - start) * width), blob[start * width : end * width], b"\r\n")
@@ -119,7 +129,11 @@ def read_statuses(
     reply: bytes, batch: Sequence[ItemWrite], positions: Sequence[int], results: list[WriteResult | None]
 ) -> None:
     """A script's reply -> results at ``positions`` (see write_batch.lua)."""
-    at = 0
+    at, count = 0, len(positions)
+    if reply.count(0) == len(reply) == count:
+        for i in positions:
+            results[i] = _new_result(WriteResult, (_WRITTEN, batch[i].order))
+        return
     for i in positions:
         status = _STATUS[reply[at]]
         at += 1

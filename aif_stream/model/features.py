@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.events import Attribute, ItemUpserted
-from aif_stream.domain.ids import keys_of
+from aif_stream.domain.ids import Keys, keys_of
 from aif_stream.domain.row import NO_CATEGORY
 from aif_stream.model.config import Field, ModelConfig
 
@@ -208,10 +208,14 @@ class ItemEncoder:
         self.attributes = AttributeEncoder(config.item_fields, reserved=1 + len(config.categories))
         self._second = self.attributes.label(config.second_key) if config.second_key else None
 
-    def encode(self, items: Sequence[ItemUpserted]) -> ItemFeatures:
-        """Encode N items. Never raises for what an item carries: see ``usable`` and ``problems``."""
+    def encode(self, items: Sequence[ItemUpserted], keys: Keys | None = None) -> ItemFeatures:
+        """Encode N items. Never raises for what an item carries: see ``usable`` and ``problems``.
+
+        ``keys`` u64 (N): those of the items' ids, where the caller has them.
+        """
         verdict = Verdict.all_usable(len(items))
-        ids = [item.item_id if type(item.item_id) is str else str(item.item_id) for item in items]
+        if keys is None:
+            keys = keys_of(item.item_id if type(item.item_id) is str else str(item.item_id) for item in items)
         known = self._categories
         category = np.array(
             [known.get(c if type(c := item.category) is str else str(c), NO_CATEGORY) for item in items],
@@ -221,7 +225,7 @@ class ItemEncoder:
         first = category.astype(np.int64) + 1
         attributes = self.attributes.encode([item.attributes for item in items], verdict, first)
         return ItemFeatures(
-            hash_ids(keys_of(ids), self._buckets),
+            hash_ids(keys, self._buckets),
             attributes,
             content,
             has_content,

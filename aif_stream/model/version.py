@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aif_stream.domain.events import Attribute, ItemUpserted
 from aif_stream.domain.history import History, kinds, times_ms
+from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import VersionError
@@ -60,20 +61,25 @@ class ModelVersion:
             return cls(name, Net(config, seed))
 
     def item_rows(
-        self, items: Sequence[ItemUpserted], event_time_ms: NDArray[Any], offset: NDArray[Any], computed_ms: int
+        self,
+        items: Sequence[ItemUpserted],
+        event_time_ms: NDArray[Any],
+        offset: NDArray[Any],
+        computed_ms: int,
+        keys: Keys | None = None,
     ) -> ItemRows:
         """Item side of N items with their order u64 (N): rows (N) of ``layout`` and counted problems.
 
         A row whose features this version cannot use has flags 0. Category: index in ``config.categories``, or
-        NO_CATEGORY. A row depends on its item alone, not on the batch.
+        NO_CATEGORY. A row depends on its item alone, not on the batch. ``keys`` u64 (N): of the items' ids, if known.
         """
-        rows, problems = self.item_side(items, self.layout.dtype)
+        rows, problems = self.item_side(items, self.layout.dtype, keys)
         rows["event_time_ms"], rows["offset"], rows["computed_ms"] = event_time_ms, offset, computed_ms
         return ItemRows(rows, problems)
 
-    def item_side(self, items: Sequence[ItemUpserted], dtype: np.dtype[np.void]) -> ItemRows:
+    def item_side(self, items: Sequence[ItemUpserted], dtype: np.dtype[np.void], keys: Keys | None = None) -> ItemRows:
         """``item_rows`` without stamps, in any float width (``dtype``: the layout's, or its float32 likeness)."""
-        features = self._items.encode(items)
+        features = self._items.encode(items, keys)
         with torch.inference_mode():
             numbers = self._item_tower(features)
             signatures = pack_signs(self._item_tower.project(features), features.has_content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -109,7 +110,12 @@ async def open_nearline(settings: Settings) -> AsyncIterator[Nearline]:
         store = N2OStore(redis, Buckets(settings.index_buckets))
         await store.ensure_layout()
         producer = await stack.enter_async_context(
-            Producer(settings, "aif-nearline", topics=[ITEM_UPDATES, USER_UPDATES, N2O_ROWS, DEAD_LETTERS])
+            Producer(
+                # zstd takes a fifth of the rows (half floats) away, for 1 µs of each event: a twentieth of its cost.
+                dataclasses.replace(settings, compression="none"),
+                "aif-nearline",
+                topics=[ITEM_UPDATES, USER_UPDATES, N2O_ROWS, DEAD_LETTERS],
+            )
         )
         process = await stack.enter_async_context(RowProcess())
         versions = LoadedVersions(store)

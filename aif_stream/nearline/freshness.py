@@ -9,12 +9,10 @@ import numpy as np
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
+from aif_stream.bus.events import NEARLINE_SOURCE
 from aif_stream.clock import from_rfc3339
 from aif_stream.domain.freshness import RecentLags, SourceClocks
 from aif_stream.telemetry import FRESHNESS_LAG
-
-NEARLINE_SOURCE: Final = "aif.nearline"
-"""``ce_source`` of winners that this worker publishes again."""
 
 # Enough to meet every producer within a second at any rate, at 0.1 µs per event of a full batch.
 _CLOCKS_PER_BATCH: Final = 16

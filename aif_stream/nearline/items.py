@@ -11,7 +11,7 @@ import numpy as np
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.events import ItemEvent, item_from_record, refuse_oversize, winner_headers
+from aif_stream.bus.events import NEARLINE_SOURCE, ItemEvent, item_from_record, refuse_oversize, winner_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.events import EventType, ItemUpserted
@@ -19,12 +19,13 @@ from aif_stream.domain.freshness import began_ms
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows, empty_rows
 from aif_stream.errors import VersionMissing
+from aif_stream.index import packing
 from aif_stream.index.changelog import LIVE, Stamps
 from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.changes import AGAIN, ChangeLog
-from aif_stream.nearline.freshness import NEARLINE_SOURCE, RECENT_ITEMS, published_again, seen_in_redis
+from aif_stream.nearline.freshness import RECENT_ITEMS, seen_in_redis
 from aif_stream.nearline.newest import Newest, coalesce
 from aif_stream.nearline.versions import LoadedVersions
 from aif_stream.nearline.work import Poison, Taken, Written
@@ -71,8 +72,9 @@ class ItemsWork:
         newest = coalesce(batch)
         if len(newest) < len(batch):
             EVENTS_SKIPPED.labels(self.name, "superseded").inc(len(batch) - len(newest))
-        writes = [ItemWrite(e.key, e.id_text, e.order, e.payload) for e in (held.taken.event for held in newest)]
-        again = frozenset(i for i, held in enumerate(newest) if published_again(held.taken.record))
+        events = [held.taken.event for held in newest]
+        writes = [ItemWrite(key, text, order, payload) for key, text, order, _, payload, _ in events]
+        again = frozenset(i for i, event in enumerate(events) if event.again)
         prepared = ItemBatch(newest, writes, {}, {}, again)
         models = self._versions.models
         if models and newest:
@@ -85,10 +87,12 @@ class ItemsWork:
         results = await self._write_live(prepared)
         now_ms = clock.now_ms()
         acks: list[Awaitable[object]] = []
-        done = [i for i, result in enumerate(results) if result.status in (WriteStatus.WRITTEN, WriteStatus.EQUAL)]
+        done = [i for i, result in enumerate(results) if result.status <= WriteStatus.EQUAL]
         self._count(prepared, results, done, now_ms)
         acks += await self._log_changes(prepared, done, now_ms)
         acks += await self._publish_winners(prepared, results)
+        if len(done) == len(results):
+            return Written(acks)
         return Written(acks, [_collision(prepared.newest[i], r) for i, r in enumerate(results) if _collided(r)])
 
     async def restore(self) -> None:
@@ -112,13 +116,17 @@ class ItemsWork:
 
     def _count(self, prepared: ItemBatch, results: Sequence[WriteResult], done: Sequence[int], now_ms: int) -> None:
         ROWS_WRITTEN.labels(self.name).inc(len(done) * len(prepared.rows))
-        older = sum(result.status is WriteStatus.OLDER for result in results)
+        older = sum(result.status is WriteStatus.OLDER for result in results) if len(done) < len(results) else 0
         if older:
             ROWS_REJECTED_OLDER.inc(older)
-        written = [i for i, result in enumerate(results) if result.status is WriteStatus.WRITTEN]
-        news = [prepared.newest[i].taken for i in written if i not in prepared.again]
-        news += [taken for i in written for taken in prepared.newest[i].earlier if not published_again(taken.record)]
-        times = [began_ms(event.order.event_time_ms, record.timestamp) for record, event in news]
+        newest, written = prepared.newest, WriteStatus.WRITTEN
+        times = [
+            began_ms(event.order.event_time_ms, record.timestamp)
+            for held, result in zip(newest, results, strict=True)
+            if result.status is written
+            for record, event in (held.taken, *held.earlier)
+            if not event.again
+        ]
         seen_in_redis(times, now_ms, RECENT_ITEMS)
 
     async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
@@ -138,7 +146,7 @@ class ItemsWork:
     async def _log_version(
         self, prepared: ItemBatch, version: str, chosen: Sequence[int], stamps: Stamps, lane: str
     ) -> list[Awaitable[object]]:
-        keys = np.array([prepared.writes[i].key for i in chosen], dtype=np.uint64)
+        keys = np.fromiter((prepared.writes[i].key for i in chosen), dtype=np.uint64, count=len(chosen))
         rows = prepared.rows[version]
         return await self._changes.send(
             version,
@@ -154,10 +162,14 @@ class ItemsWork:
 
         It comes back with the order that it has, is equal to what is stored, and the matter ends.
         """
+        written = WriteStatus.WRITTEN
         late = [
             i
             for i, result in enumerate(results)
-            if result.status is not WriteStatus.COLLISION and prepared.newest[i].came_after(result.stored)
+            # One event, written: it is the winner and the last.
+            if (result.status is not written or prepared.newest[i].earlier)
+            and result.status is not WriteStatus.COLLISION
+            and prepared.newest[i].came_after(result.stored)
         ]
         if not late:
             return []
@@ -185,15 +197,16 @@ def _compute(prepared: ItemBatch, models: Mapping[str, ModelVersion]) -> None:
     """Rows of the whole batch under each model, put into ``prepared.rows``; removals get their order alone."""
     at = [i for i, write in enumerate(prepared.writes) if write.payload is not None]
     items: list[ItemUpserted] = [e.item for held in prepared.newest if (e := held.taken.event).item is not None]
-    orders = np.array([write.order for write in prepared.writes], dtype=np.uint64).reshape(-1, 2)
+    orders = packing.orders_of(prepared.writes)
+    keys = np.fromiter((write.key for write in prepared.writes), dtype=np.uint64, count=len(prepared.writes))
     computed_ms = clock.now_ms()
     for name, model in models.items():
         if len(at) == len(prepared.writes):
-            rows, problems = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms)
+            rows, problems = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms, keys)
         else:
             rows = empty_rows(model.layout, len(prepared.writes))
             rows["event_time_ms"], rows["offset"], rows["computed_ms"] = orders[:, 0], orders[:, 1], computed_ms
-            some, problems = model.item_rows(items, orders[at, 0], orders[at, 1], computed_ms)
+            some, problems = model.item_rows(items, orders[at, 0], orders[at, 1], computed_ms, keys[at])
             rows[at] = some
         prepared.rows[name], prepared.layouts[name] = rows, model.layout
         if problems:

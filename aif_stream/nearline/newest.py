@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from aif_stream.domain.order import Order
@@ -30,7 +30,7 @@ class Newest(Generic[E]):
 
     taken: Taken[E]
     last: Taken[E]
-    earlier: list[Taken[E]] = field(default_factory=list)
+    earlier: list[Taken[E]] | tuple[()] = ()
 
     def came_after(self, winner: Order) -> bool:
         """Whether the last record is an older event behind the winner's own: compaction would keep the wrong one."""
@@ -45,14 +45,17 @@ def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
     newest: dict[str, Newest[E]] = {}
     for taken in batch:
         event = taken.event
-        held = newest.get(event.id_text)
+        text = event.id_text
+        held = newest.get(text)
         if held is None:
-            newest[event.id_text] = Newest(taken, taken)
+            newest[text] = Newest(taken, taken)
             continue
         held.last = taken
+        older = taken
         if event.order >= held.taken.event.order:
-            held.earlier.append(held.taken)
-            held.taken = taken
+            older, held.taken = held.taken, taken
+        if isinstance(held.earlier, list):
+            held.earlier.append(older)
         else:
-            held.earlier.append(taken)
+            held.earlier = [older]
     return list(newest.values())

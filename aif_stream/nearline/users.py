@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Sequence
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
 from aif_stream.bus.events import (
+    NEARLINE_SOURCE,
     BehaviorEvent,
     UserEvent,
     behavior_from_record,
@@ -26,7 +27,7 @@ from aif_stream.index.connection import Redis
 from aif_stream.index.histories import HistoryStore, ProfileWrite
 from aif_stream.index.item_codec import WriteStatus
 from aif_stream.index.keys import profile_key
-from aif_stream.nearline.freshness import NEARLINE_SOURCE, published_again, seen_in_redis
+from aif_stream.nearline.freshness import published_again, seen_in_redis
 from aif_stream.nearline.newest import Newest, coalesce
 from aif_stream.nearline.versions import LoadedVersions
 from aif_stream.nearline.work import Taken, Written

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from aif_stream.bus import admin
 from aif_stream.bus.consumer import Record
+from aif_stream.bus.events import NEARLINE_SOURCE
 from aif_stream.bus.groups import ITEMS_GROUP
 from aif_stream.bus.producer import Ack
 from aif_stream.bus.publisher import EventPublisher
@@ -29,7 +30,6 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
-from aif_stream.nearline.freshness import NEARLINE_SOURCE
 from aif_stream.settings import Settings, variable
 from tests.model_builders import CONTENT_WIDTH, small_version
 from tests.nearline_builders import BUCKETS, T0_MS, artefact, nearline_settings

@@ -14,6 +14,12 @@ from aif_stream.errors import BadEvent
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 TIMES = st.integers(0, 253_402_300_799_999)
+
+
+def quick(headers: Any) -> tuple[str, int]:
+    return type_and_time(dict(headers))
+
+
 HEADERS = to_headers(Envelope("aif.item.upserted", "1", "test", 1_700_000_000_123, {}))
 
 
@@ -24,7 +30,7 @@ def test_an_envelope_comes_back_as_it_was_written(
     envelope = Envelope(kind, event_id, source, time_ms, extensions)
     headers = to_headers(envelope)
     assert from_headers(headers) == envelope
-    assert type_and_time(headers) == (kind, time_ms)
+    assert quick(headers) == (kind, time_ms)
 
 
 @given(TIMES)
@@ -35,7 +41,7 @@ def test_times_keep_their_milliseconds(time_ms: int) -> None:
 @pytest.mark.parametrize("name", ["ce_type", "ce_id", "ce_source", "ce_time", "ce_specversion"])
 def test_a_missing_header_is_named_by_both_readers(name: str) -> None:
     headers = [pair for pair in HEADERS if pair[0] != name]
-    for read in (from_headers, type_and_time):
+    for read in (from_headers, quick):
         with pytest.raises(BadEvent) as caught:
             read(headers)
         assert (caught.value.reason, caught.value.field) == ("envelope", name)
@@ -43,7 +49,7 @@ def test_a_missing_header_is_named_by_both_readers(name: str) -> None:
 
 def test_a_header_without_a_value_is_missing() -> None:
     headers: list[tuple[str, Any]] = [(name, None if name == "ce_time" else value) for name, value in HEADERS]
-    for read in (from_headers, type_and_time):
+    for read in (from_headers, quick):
         with pytest.raises(BadEvent) as caught:
             read([*headers, ("trace", None)])
         assert caught.value.field == "ce_time"
@@ -62,7 +68,7 @@ def test_a_header_without_a_value_is_missing() -> None:
 )
 def test_a_wrong_header_is_named_by_both_readers(name: str, value: bytes, field: str) -> None:
     headers = [(key, value if key == name else old) for key, old in HEADERS]
-    for read in (from_headers, type_and_time):
+    for read in (from_headers, quick):
         with pytest.raises(BadEvent) as caught:
             read(headers)
         assert caught.value.field == field
@@ -70,7 +76,7 @@ def test_a_wrong_header_is_named_by_both_readers(name: str, value: bytes, field:
 
 def test_header_names_in_capitals_are_read() -> None:
     headers = [(name.upper(), value) for name, value in HEADERS]
-    assert type_and_time(headers) == ("aif.item.upserted", 1_700_000_000_123)
+    assert quick(headers) == ("aif.item.upserted", 1_700_000_000_123)
 
 
 def test_a_time_with_an_offset_is_the_same_moment() -> None:
