@@ -14,7 +14,7 @@ from aif_stream.domain.ids import key_of
 from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
 from tests.conftest import BrokerFactory
-from tests.model_builders import make_items, small_version
+from tests.model_builders import VARIANTS, make_items, small_version
 from tests.online_builders import (
     Client,
     activate,
@@ -30,12 +30,13 @@ from tests.stack import eventually
 PROFILE: dict[str, Any] = {"city": "oslo", "age": 31}
 
 
+@pytest.mark.parametrize("variant", ["", "all"])
 async def test_scores_are_those_of_the_plain_joint_forward(
-    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path, variant: str
 ) -> None:
     broker = await embedded_broker(topics())
     settings = online_settings(broker.bootstrap, redis_url, tmp_path)
-    model, items = small_version(), make_items(60)
+    model, items = small_version(**VARIANTS[variant]), make_items(60)
     async with open_index(settings, [model.name]) as index:
         await index.put(model, items)
         await index.click("u1", [str(i) for i in range(25)])
