@@ -99,7 +99,7 @@ def select(data: str, seeds: str, out: Path) -> None:
 @click.option("--data", default=DATA)
 @click.option("--seeds", default=SEEDS)
 @click.option("--selection", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_selection.json")
-@click.option("--only", default="", help="Names of models, comma separated; a name may not hold one.")
+@click.option("--only", default="", help="Names of models, separated by semicolons.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "five_seeds.json")
 def run(data: str, seeds: str, selection: Path, only: str, out: Path) -> None:
     """Every model with every seed, then the table."""
@@ -150,8 +150,8 @@ def train_all(
     data: str, seeds: Sequence[int], wanted: dict[str, tuple[Kind, Settings]], out: Path, *, judged: bool
 ) -> list[dict[str, Any]]:
     """One record for each model and seed; the ones that ``out`` holds are not trained again."""
-    held = json.loads(out.read_text()) if out.exists() else {"data": data, "records": []}
-    if held["data"] != data:
+    held = json.loads(out.read_text()) if out.exists() else {"data": named(data), "records": []}
+    if held["data"] != named(data):
         raise click.ClickException(f"{out} is of {held['data']}: give another --out")
     records: list[dict[str, Any]] = held["records"]
     done = {(record["model"], record["seed"]) for record in records}
@@ -225,10 +225,16 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
 
 def write(out: Path, data: str, records: list[dict[str, Any]], found: dict[str, Any]) -> None:
     recipe = {"epochs": RECIPE.epochs, "patience": RECIPE.patience, "history": RECIPE.history}
-    content = {"data": data, "recipe": recipe, "commit": commit(), "summary": found, "records": records}
+    content = {"data": named(data), "recipe": recipe, "commit": commit(), "summary": found, "records": records}
     draft = out.with_suffix(".draft")
     draft.write_text(json.dumps(content, indent=1) + "\n")
     draft.replace(out)
+
+
+def named(data: str) -> str:
+    """The data without the place where it lies here."""
+    kind, _, rest = data.partition(":")
+    return f"{kind}:{Path(rest).name}"
 
 
 def commit() -> str:

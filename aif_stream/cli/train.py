@@ -46,7 +46,10 @@ def reading(spec: str) -> Dataset:
     "--out", type=click.Path(path_type=Path), required=True, help="Directory of the artefact; must not exist."
 )
 @click.option(
-    "--model", type=click.Choice(["aif", "cold", "twotower", "din", "exact"]), default="aif", show_default=True
+    "--model",
+    type=click.Choice(["aif", "cold", "twotower", "din", "exact", "hamming"]),
+    default="aif",
+    show_default=True,
 )
 @click.option(
     "--preset", type=click.Choice(["full", "quick"]), default="full", show_default=True, help="quick: seconds."
@@ -81,8 +84,8 @@ def train(
 
     DATA: movielens:DIR (RecBole's ml-100k, GroupLens' 1M or 20M; ratings from 4 on are clicks),
     taobao:UserBehavior.csv, events:DIR (any tables, with a mapping.toml), or
-    synthetic:users=U,items=I,impressions=N,seed=S. The models din and exact are bounds to compare with: they are
-    judged by aif evaluate, never served.
+    synthetic:users=U,items=I,impressions=N,seed=S. The models din, exact and hamming are bounds to compare with: they
+    are judged by aif evaluate, never served.
 
     A run that was killed goes on from its checkpoint (OUT.checkpoint) when it is called again.
     """
