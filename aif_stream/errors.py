@@ -12,6 +12,7 @@ AifError                     what happened, where, and the next step
 │   └── VersionMissing       the store lists versions that this worker has not loaded
 ├── ArtefactError            a model directory is damaged or does not fit
 ├── VersionError             a model version cannot be used that way
+├── Unexplainable            the facts of an answer, its version or its score are not to be had again
 ├── UpstreamError            retrieval failed, was slow, or answered nonsense
 ├── Overloaded               the server sheds this request
 ├── EmbeddedError            the development broker or Redis did not start
@@ -93,6 +94,10 @@ class ArtefactError(AifError):
 
 class VersionError(AifError):
     """A model version is unknown, not ready, or already in another state."""
+
+
+class Unexplainable(AifError):
+    """An answer cannot be explained: its facts or its version are gone, or its score is not found again."""
 
 
 class UpstreamError(AifError):

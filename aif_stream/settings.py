@@ -111,6 +111,16 @@ class Settings:
     )
     request_log_redact: str = _setting("", "context fields left out of the log, comma-separated, at any depth; *: all")
 
+    explain_rate: float = _setting(0.0, "share of answers whose facts are kept without being asked for", low=0)
+    explain_facts_s: float = _setting(600.0, "facts of an answer are kept so long", low=1)
+    explain_facts_mb: int = _setting(256, "facts of one server at most; the oldest go first", low=1)
+    explain_keep_s: float = _setting(3600.0, "an explanation is kept so long after its last change", low=10)
+    explain_deadline_ms: float = _setting(600_000.0, "an explanation without a deadline of its own has this one", low=1)
+    explain_max: int = _setting(20, "most explanations that one rank request may start", low=0)
+    explain_client_rate: float = _setting(50.0, "explanations/s one client may ask for; twice that at once", low=0.01)
+    explain_port: int = _setting(8084, "port of /metrics and /readyz of aif explain; 0: a free one", low=0)
+    explain_nice: int = _setting(19, "OS niceness of aif explain (19: it only takes what others leave)", low=0)
+
     models_dir: Path = _setting(Path(), "artefacts of published versions; empty: $AIF_HOME/models")
 
     def __post_init__(self) -> None:

@@ -88,6 +88,21 @@ RANK_VERSION_DEGRADED = Counter(
 REBUILD_PROGRESS = Gauge("aif_rebuild_progress_ratio", "Share of buckets rebuilt", ["version"])
 ROWS_INVALID = Counter("aif_rows_invalid_total", "Rows marked invalid: features unusable for a version", ["version"])
 
+EXPLAIN_FACTS = Counter("aif_explain_facts_total", "Facts of answers: kept, evicted, or not kept and why", ["outcome"])
+EXPLANATIONS = Counter(
+    "aif_explanations_total", "Explanations that ended, by final state and cache (none, exact)", ["state", "cache"]
+)
+EXPLANATION_GAP = Histogram(
+    "aif_explanation_gap_seconds",
+    "From the answer (from the asking, when that was later) to the whole explanation",
+    ["priority"],
+    buckets=_LAG_BUCKETS_S,
+)
+EXPLANATION_COARSE = Histogram(
+    "aif_explanation_coarse_seconds", "The same, to the coarse part", ["priority"], buckets=_LAG_BUCKETS_S
+)
+EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
+
 
 class KeyValueFormatter(logging.Formatter):
     """``12:00:00.123 INFO nearline batch.written items=512 ms=9.1``: event first, then key=value."""

@@ -100,6 +100,15 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     return bytes(body)
 
 
+def checked_json(body: bytes) -> bytes:
+    """The same body; ``HTTPException`` 400 when it is not JSON at all."""
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    return body
+
+
 def _too_large(limit_bytes: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than {limit_bytes} bytes", {"connection": "close"})
 
@@ -235,13 +244,15 @@ def _own_address() -> str:
         return "127.0.0.1"
 
 
-async def serve_http(app: Starlette, bound: socket.socket, stop: asyncio.Event, *more: socket.socket) -> None:
+async def serve_http(
+    app: Starlette, bound: socket.socket, stop: asyncio.Event, *more: socket.socket, sockets: bool = False
+) -> None:
     """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket (and ``more``,
-    other addresses of the same application)."""
+    other addresses of the same application). ``sockets``: WebSockets too."""
     config = uvicorn.Config(
         app,
         http="httptools",
-        ws="none",
+        ws="websockets-sansio" if sockets else "none",
         loop="none",
         lifespan="off",
         log_config=None,

@@ -18,6 +18,12 @@ from aif_stream.bus.topics import TopicSpec, load_topics
 from aif_stream.bus.versions import VERSION_EVENT
 from aif_stream.domain.envelope import BINARY, JSON
 from aif_stream.domain.events import Behavior, EventType, ItemUpserted, UserUpserted
+from aif_stream.domain.explanations import (
+    EXPLANATION_RESULT_EVENT,
+    EXPLANATION_TASK_EVENT,
+    ExplanationResult,
+    ExplanationTask,
+)
 from aif_stream.domain.versions import VersionRecord
 from aif_stream.errors import AifError, SettingsError
 
@@ -27,6 +33,8 @@ EVENT_TYPES: Final[dict[type[msgspec.Struct], str]] = {
     UserUpserted: EventType.USER_UPSERTED.value,
     Behavior: EventType.BEHAVIOR.value,
     VersionRecord: VERSION_EVENT,
+    ExplanationTask: EXPLANATION_TASK_EVENT,
+    ExplanationResult: EXPLANATION_RESULT_EVENT,
 }
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _BY_NAME: Final = {struct.__name__: struct for struct in EVENT_TYPES}

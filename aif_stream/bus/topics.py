@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from aif_stream.domain.explanations import Priority
 from aif_stream.errors import TopicError
 from aif_stream.settings import Settings
 
@@ -21,6 +22,8 @@ REBUILD_TASKS: Final = "aif.rebuild-tasks"
 N2O_ROWS: Final = "aif.n2o-rows"
 REQUESTS: Final = "aif.requests"
 DEAD_LETTERS: Final = "aif.dead-letters"
+EXPLANATIONS: Final = "aif.explanations"
+EXPLANATION_REQUESTS: Final = {priority: f"aif.explanation-requests.{priority}" for priority in Priority}
 
 _PACKAGE: Final = "aif_stream.contracts"  # pyproject.toml ships topics/ under this name
 

@@ -33,6 +33,7 @@ VERBS: Final = {
     "nearline": "nearline",
     "serve": "serve",
     "retrieval": "retrieval",
+    "explain": "explain",
     "monitor": "monitor",
     "config": "config",
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from aif_stream.domain.events import Id
+from aif_stream.domain.explanations import StartedExplanation
 from aif_stream.domain.freshness import PROBE_ITEM
 from aif_stream.domain.ids import canonical_id
 from aif_stream.errors import BadInput
@@ -87,15 +88,24 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True):
     freshness: Freshness
     degraded: list[str]
     timings_ms: Timings
+    explanations: list[StartedExplanation] | msgspec.UnsetType = msgspec.UNSET
 
 
 _REQUEST = msgspec.json.Decoder(RankRequest)
 
 
+T = TypeVar("T")
+
+
 def decode_request(body: bytes) -> RankRequest:
     """Raises ``BadInput`` with the field's path."""
+    return decode_as(_REQUEST, body)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """A request's body by its type. Raises ``BadInput`` with the field's path."""
     try:
-        return _REQUEST.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
         field = path.removesuffix("`").removeprefix("$").removeprefix(".")

@@ -10,6 +10,12 @@
     aif:rebuild:<v>          hash  finished bucket -> its items, of a version's last rebuild
     aif:lease:<r>:<id>       string  a process of role <r> was alive; expires some beats after its last one
     aif:leases:<r>           hash  process -> what it said last; the reader forgets those silent for an hour
+    {x:<explanation id>}:s   hash  state of an explanation and its stages; kept AIF_EXPLAIN_KEEP_S after its last change
+    {x:<explanation id>}:e   stream  what happened to it, in order: what subscribers are told; lives as long
+    {xf:<request id>}:f      string  facts of an answer (domain/facts.py); AIF_EXPLAIN_FACTS_S or less (bound in bytes)
+    {xf:<request id>}:k      string  "1": facts were kept once; outlives them, so that "expired" is told from "unknown"
+    aif:explain:wake         stream  ids of explanations that changed, a hint for servers; only the newest few thousand
+    aif:explain:cache:<h>    string  stages of an explanation by the hash of all that they follow from
 
 None of the others expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
 (whose tombstone is purged after ``tombstone_keep_h``) or the retirement of a version. Histories are bounded
@@ -90,3 +96,26 @@ def lease_key(role: str, name: str) -> bytes:
 
 def leases_key(role: str) -> bytes:
     return b"aif:leases:%s" % role.encode()
+
+
+def explanation_key(name: str) -> bytes:
+    return b"{x:%s}:s" % name.encode()
+
+
+def explanation_events_key(name: str) -> bytes:
+    return b"{x:%s}:e" % name.encode()
+
+
+def facts_key(request_id: str) -> bytes:
+    return b"{xf:%s}:f" % request_id.encode("utf-8", "surrogatepass")
+
+
+def facts_known_key(request_id: str) -> bytes:
+    return b"{xf:%s}:k" % request_id.encode("utf-8", "surrogatepass")
+
+
+def explanation_cache_key(digest: str) -> bytes:
+    return b"aif:explain:cache:%s" % digest.encode()
+
+
+EXPLANATION_WAKE_KEY: Final = b"aif:explain:wake"

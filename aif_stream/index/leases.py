@@ -38,6 +38,7 @@ _FORGET_MS: Final = 3_600_000
 SERVE: Final = "serve"
 NEARLINE: Final = "nearline"
 MONITOR: Final = "monitor"
+EXPLAIN: Final = "explain"
 
 
 class Lease(NamedTuple):

@@ -11,7 +11,10 @@ from typing import Final
 
 from aif_stream.index.wire import pack
 
-NAMES: Final = ("write_batch", "write_rebuilt", "mark_advance", "history_append", "profile_write", "purge_removed")
+NAMES: Final = (
+    *("write_batch", "write_rebuilt", "mark_advance", "history_append", "profile_write", "purge_removed"),
+    "explanation_step",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class UserTower(nn.Module):
         self.share = nn.Linear(2 * D, H)
 
     def forward(self, profile: Attributes, history: Histories, bridges: Tensor, sharpness: float) -> UserNumbers:
-        p = self.profile_down(fn.relu(self.profile_norm(self.profile(profile))))  # (R, E) -> (R, D)
+        p = self.profile_vector(profile)
         interest = self.interest(p, history.newest(self.config.short))
         here = history.mask.to(p.dtype)  # (R, L)
         count = here.sum(1, keepdim=True)
@@ -86,8 +86,20 @@ class UserTower(nn.Module):
         readouts = self.readouts(history, bridges, sharpness) if self.config.has(Part.BEA) else None
         return UserNumbers(u, h, readouts, signature_matrix(history) if self.config.has(Part.LSH) else None)
 
+    def profile_vector(self, profile: Attributes) -> Tensor:
+        """p (R, D)."""
+        p: Tensor = self.profile_down(fn.relu(self.profile_norm(self.profile(profile))))  # (R, E) -> (R, D)
+        return p
+
     def interest(self, p: Tensor, short: Histories) -> Tensor:
         """Self-attention over the short history, then the profile's attention over it: (R, S, D) -> (R, D)."""
+        x, weights = self.attended(p, short)
+        interest = (weights[:, None] @ x)[:, 0]  # (R, 1, S) @ (R, S, D) -> (R, D)
+        masked: Tensor = interest * short.mask.any(1, keepdim=True)
+        return masked
+
+    def attended(self, p: Tensor, short: Histories) -> tuple[Tensor, Tensor]:
+        """The entries after self-attention (R, S, D), and how the profile weighs them (R, S)."""
         R, S, D = short.t.shape
         heads = self.config.heads
         x = self.value(short.t) + self.kind(short.kind) + self.age(short.age)  # (R, S, D)
@@ -97,10 +109,7 @@ class UserTower(nn.Module):
         attended = fn.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
         x = x + self.mix(attended.transpose(1, 2).reshape(R, S, D))
         scores = (self.key(x) @ self.query(p)[:, :, None])[..., 0] / D**0.5  # (R, S, D) @ (R, D, 1) -> (R, S)
-        weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
-        interest = (weights[:, None] @ x)[:, 0]  # (R, 1, S) @ (R, S, D) -> (R, D)
-        masked: Tensor = interest * short.mask.any(1, keepdim=True)
-        return masked
+        return x, torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
 
     def readouts(self, history: Histories, bridges: Tensor, sharpness: float) -> Tensor:
         """V = softmax(Br Xᵀ / τ√D) X over the long history -> (R, K, D); zero for an empty one."""

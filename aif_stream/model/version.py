@@ -107,13 +107,13 @@ class ModelVersion:
         ``units`` (L, V) are of the history's items; models that read cosines raise ``VersionError`` without them.
         """
         self._check_units(units)
-        used = np.flatnonzero(found & valid(history_rows))[-self.config.long :]
+        used = self.used_entries(history_rows, found)
         rows = history_rows[used]
         content = has_content(rows)
         with torch.inference_mode():
             seen = _histories(self, history, used, rows, content)
             tower = self.net.item_tower
-            user = self.net.user_tower(self._profile(profile), seen, tower.bridge_rows, tower.sharpness)
+            user = self.net.user_tower(self.profile(profile), seen, tower.bridge_rows, tower.sharpness)
             signed = Seen(
                 np.ascontiguousarray(rows["sig"][content]),
                 kinds(history)[used][content],
@@ -128,6 +128,15 @@ class ModelVersion:
     def compiled(self) -> bool:
         """Whether the compiled scorer scores this version."""
         return self._kernel is not None
+
+    def histories(self, history: History, history_rows: Rows) -> Histories:
+        """Entries (L) with usable rows (L), as the user tower reads them; R = 1."""
+        used = np.arange(len(history))
+        return _histories(self, history, used, history_rows, has_content(history_rows))
+
+    def used_entries(self, history_rows: Rows, found: Bools) -> NDArray[np.intp]:
+        """Places of the entries that ``user_side`` reads: found, valid, of these the newest ``config.long``."""
+        return np.flatnonzero(found & valid(history_rows))[-self.config.long :]
 
     def score(self, user: UserSide, rows: Rows, units: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Logits f32 (B) of candidates by their rows; higher is better; -inf where a row is not valid.
@@ -171,7 +180,7 @@ class ModelVersion:
         used = np.flatnonzero((at >= 0) & features.usable[at])[-self.config.long :]
         with torch.inference_mode():
             batch = self._batch(features, len(items), history, used, at[used])
-            logits = self.net(replace(batch, profiles=self._profile(profile)))
+            logits = self.net(replace(batch, profiles=self.profile(profile)))
         scores: NDArray[np.float32] = logits[0].numpy()
         scores[~features.usable[: len(items)]] = -np.inf
         return scores
@@ -188,7 +197,7 @@ class ModelVersion:
         return Batch(
             items=features,
             sigma=torch.from_numpy(signs(signatures, features.has_content)),
-            profiles=self._profile(None),
+            profiles=self.profile(None),
             candidates=torch.arange(count)[None],
             tiers=torch.from_numpy(tiers)[None],
             history=torch.full((1, 1), -1) if empty else torch.from_numpy(at)[None],
@@ -215,7 +224,8 @@ class ModelVersion:
             own = tower.codewords.numpy()[tower.codes(own)]
         return self._tiers.read(own, content[:count], signatures[seen], kind)
 
-    def _profile(self, profile: Mapping[str, Attribute] | None) -> Attributes:
+    def profile(self, profile: Mapping[str, Attribute] | None) -> Attributes:
+        """Encoded, R = 1."""
         # A wrong type is counted for items, whose publisher is told; here it falls back to the unknown value.
         return self._profiles.encode([profile or {}], Verdict.all_usable(1))
 

@@ -18,8 +18,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
+from msgspec import UNSET
+
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.candidates import Candidates, id_of, keys_and_names
+from aif_stream.domain.explanations import StartedExplanation
 from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest
@@ -28,6 +31,7 @@ from aif_stream.errors import UpstreamError
 from aif_stream.online.admission import Admission
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.facts_keeper import Answered, FactsKeeper, started_of
 from aif_stream.online.pool import Pool
 from aif_stream.online.progress import Progress
 from aif_stream.online.recompute import Recompute
@@ -62,6 +66,7 @@ class Merger:
         behind: Callable[[Serving], bool],
         admission: Admission,
         answered: Callable[[AnsweredRequest], None],
+        facts: FactsKeeper,
     ) -> None:
         """``pin(name, user)``: the version that answers, held until the request ends. ``behind(serving)``: its rows
         may be older than what Redis holds (the change log could not be confirmed).
@@ -76,6 +81,7 @@ class Merger:
         self._admission = admission
         self._busy_s = 0.0
         self._answered = answered
+        self._facts = facts
         self._reserve = Reserve()
         self._last: Candidates | None = None
 
@@ -191,15 +197,15 @@ class Merger:
         ranked = run.ranked
         if ranked is None:  # something did not come in time: the best of what there is
             ranked = await self._threads.run(lambda: rank(run.parts, run.request.k, now_ms()))
-        if run.request.explain:
-            run.short_of("explain:unavailable")
+        items = _items(ranked, run.names)
+        started = self._keep_facts(run, ranked, items)
         if self._behind(run.serving):
             run.short_of("freshness")
         user_age_ms = run.user.result().age_ms if run.user is not None else 0.0
         return RankAnswer(
             request_id=run.request_id,
             model_version=run.serving.name,
-            items=_items(ranked, run.names),
+            items=items,
             coverage=Coverage(
                 candidates=run.pool.size,
                 scored=ranked.scored,
@@ -213,7 +219,31 @@ class Merger:
             ),
             degraded=run.degraded,
             timings_ms=run.timings(),
+            explanations=started or UNSET,
         )
+
+    def _keep_facts(self, run: Run, ranked: Ranked, items: list[RankedItem]) -> list[StartedExplanation]:
+        """Offer what the answer was made of, if that is wanted; the explanations that begin by it."""
+        if not items or not self._facts.wants(run.request_id, run.request):
+            return []
+        user = run.known_user
+        answered = Answered(
+            request_id=run.request_id,
+            request=run.request,
+            version=run.serving.name,
+            received_ms=run.received_ms,
+            items=items,
+            keys=ranked.keys,
+            names=run.names,
+            parts=list(run.parts),
+            user=None if user is None else user.inputs,
+            started=started_of(run.request_id, items, run.request.explain),
+        )
+        if self._facts.offer(answered):
+            return answered.started
+        if run.request.explain:
+            run.short_of("explain:unavailable")
+        return []
 
 
 def _without_probe(keys: Keys) -> Keys:

@@ -9,6 +9,7 @@ import msgspec
 
 from aif_stream import __version__
 from aif_stream.domain.events import ItemUpserted
+from aif_stream.domain.explanations import ExplanationRequest, State
 from aif_stream.domain.request import RankAnswer, RankRequest
 
 
@@ -45,8 +46,17 @@ class PublishReport(msgspec.Struct, frozen=True):
     rejects: list[Reject]
 
 
-_TYPES = (RankRequest, RankAnswer, Problem, PublishReport, ItemUpserted)
+class ExplanationAccepted(msgspec.Struct, frozen=True):
+    """The answer to ``POST /v1/explanations``; ``joined``: somebody had asked already."""
+
+    explanation_id: str
+    state: State
+    joined: bool
+
+
+_TYPES = (RankRequest, RankAnswer, Problem, PublishReport, ItemUpserted, ExplanationRequest, ExplanationAccepted)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 
 
@@ -105,6 +115,7 @@ def document() -> dict[str, Any]:
                     },
                 }
             },
+            **_explanations(),
             "/v1/status": _get("status", "Versions, mirror, freshness and requests of this server", _OBJECT),
             "/livez": _get("livez", "The process runs", _OBJECT),
             "/startupz": _get("startupz", "The start is over", _OBJECT, "503"),
@@ -112,6 +123,55 @@ def document() -> dict[str, Any]:
             "/metrics": _get("metrics", "Prometheus metrics", _TEXT),
         },
         "components": {"schemas": components},
+    }
+
+
+def _explanations() -> dict[str, Any]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    unknown = _problems({"404": "no such explanation"})
+    stream = {
+        "200": {"description": "server-sent events; ids resume", "content": _EVENTS},
+        "204": {"description": "over"},
+    }
+    one = {"200": {"description": "ok", "content": _OBJECT}, **unknown}
+    return {
+        "/v1/explanations": {
+            "post": {
+                "operationId": "explain",
+                "summary": "Ask why an item of an answer has its score; asking twice joins the running work",
+                "requestBody": {"required": True, "content": _json(_ref("ExplanationRequest"))},
+                "responses": {
+                    "202": {
+                        "description": "acknowledged by Kafka; Location names it",
+                        "content": _json(_ref("ExplanationAccepted")),
+                    },
+                    **_problems(
+                        {
+                            "400": "the body is not JSON",
+                            "404": "no facts of such a request",
+                            "409": "the version that answered is retired",
+                            "410": "the facts have expired",
+                            "422": "a field is wrong, or the item is not in the answer",
+                            "429": "too many from this address; Retry-After says when to come back",
+                            "503": "Kafka or Redis does not answer",
+                        }
+                    ),
+                },
+            }
+        },
+        "/v1/explanations/{name}": {
+            "parameters": [name],
+            "get": {"operationId": "explanation", "summary": "State and stages so far", "responses": one},
+            "delete": {"operationId": "cancelExplanation", "summary": "Cancel the work itself", "responses": one},
+        },
+        "/v1/explanations/{name}/events": {
+            "parameters": [name],
+            "get": {
+                "operationId": "explanationEvents",
+                "summary": "What happens, from Last-Event-ID on",
+                "responses": {**stream, **unknown},
+            },
+        },
     }
 
 

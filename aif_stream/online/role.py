@@ -15,6 +15,7 @@ from aif_stream.bus.request_log import RequestLogWriter
 from aif_stream.clock import monotonic_s
 from aif_stream.errors import IndexUnavailable
 from aif_stream.index.connection import Redis, open_redis
+from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import SERVE, keep_lease
@@ -23,6 +24,10 @@ from aif_stream.online.admission import Admission
 from aif_stream.online.all_metrics import AllMetrics
 from aif_stream.online.breaker import Breaker
 from aif_stream.online.executor import ComputeThreads
+from aif_stream.online.explanation_feed import ExplanationFeed
+from aif_stream.online.explanation_work import ExplanationWork
+from aif_stream.online.explanations import Explanations
+from aif_stream.online.facts_keeper import FactsKeeper
 from aif_stream.online.loop_lag import watch_loop
 from aif_stream.online.merger import Merger
 from aif_stream.online.precision import use_kernels
@@ -72,6 +77,11 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         users = UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker)
         await stack.enter_async_context(users)
         admission = Admission(settings)
+        explained = ExplanationStore(redis, keep_s=settings.explain_keep_s, facts_s=settings.explain_facts_s)
+        work = await stack.enter_async_context(ExplanationWork(settings, explained))
+        feed = await stack.enter_async_context(ExplanationFeed(settings, explained))
+        facts = await stack.enter_async_context(FactsKeeper(settings, explained, work))
+        explanations = Explanations(settings, explained, work=work, feed=feed, keeper=facts, retired=active.is_retired)
         merger = Merger(
             settings,
             pin=active.pin,
@@ -82,21 +92,23 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             behind=active.behind,
             admission=admission,
             answered=requests.offer,
+            facts=facts,
         )
-        status = _Status(settings, active, retrieval, breaker, admission)
+        status = _Status(settings, active, retrieval, breaker, admission, threads)
         status.health.metrics = metrics.answer
-        server = RankServer(settings, merger, publishing, status.health, status.view)
+        server = RankServer(settings, merger, publishing, status.health, status.view, explanations.routes())
         ended = asyncio.Event()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         following = tasks.create_task(active.run(), name="versions")
-        serving = tasks.create_task(serve_http(server.app, bound, ended, *own), name="http")
-        relay = tasks.create_task(_relay(stop, ended), name="stop")
+        serving = tasks.create_task(serve_http(server.app, bound, ended, *own, sockets=True), name="http")
+        relay = tasks.create_task(_relay(stop, ended, feed), name="stop")
         lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address)), name="lease")
         lag = tasks.create_task(watch_loop(), name="loop-lag")
         log.info(kv("serve.listening", address=address_of(bound), own=address, join=settings.join))
         try:
             yield address_of(bound)
         finally:
+            feed.close()
             ended.set()
             relay.cancel()
             await asyncio.wait([serving])
@@ -125,8 +137,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Even
             await asyncio.sleep(_RETRY_S)
 
 
-async def _relay(stop: asyncio.Event, ended: asyncio.Event) -> None:
+async def _relay(stop: asyncio.Event, ended: asyncio.Event, feed: ExplanationFeed) -> None:
     await stop.wait()
+    feed.close()  # streams would be open requests for ever
     ended.set()
 
 
@@ -140,8 +153,10 @@ class _Status:
         retrieval: RetrievalClient,
         breaker: Breaker,
         admission: Admission,
+        threads: ComputeThreads,
     ) -> None:
         self._admission = admission
+        self._threads = threads
         self._settings = settings
         self._active = active
         self._retrieval = retrieval
@@ -166,13 +181,16 @@ class _Status:
         }
 
     def lease(self, url: str) -> dict[str, Any]:
-        """What the lease says: where to ask, which versions must stay in Redis, how large the mirror is."""
+        """What the lease says: where to ask, which versions must stay in Redis, how large the mirror is, and how
+        long its threads have worked (explanations stand back for that)."""
         serving = self._active.serving
         return {
             "url": url,
             "model_version": None if serving is None else serving.name,
             "model_versions": self._active.names,
             "rows": None if serving is None or serving.mirror is None else len(serving.mirror),
+            "busy_s": round(self._threads.busy_s, 3),
+            "threads": self._settings.executor_threads,
         }
 
     def view(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, Final, Protocol
 
@@ -12,7 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from aif_stream.bus.lines import split_lines
 from aif_stream.domain.request import RankAnswer, RankRequest, decode_request
@@ -53,6 +53,7 @@ class RankServer:
         publishes: Publishes,
         health: Health,
         view: Callable[[], dict[str, Any]],
+        more: Sequence[BaseRoute] = (),
     ) -> None:
         self._settings = settings
         self._ranks = ranks
@@ -67,6 +68,7 @@ class RankServer:
                 Route("/v1/status", self._status),
                 Route("/openapi.json", self._openapi),
                 Route("/", self._dashboard),
+                *more,
                 *health.routes(),
             ]
         )
@@ -125,6 +127,8 @@ def check_limits(request: RankRequest, settings: Settings) -> None:
         raise BadInput(f"at most {settings.max_deadline_ms:g} ms (AIF_MAX_DEADLINE_MS)", field="deadline_ms")
     if not isinstance(request.explain, bool) and request.explain < 0:
         raise BadInput("a number of items >= 0, or true", field="explain")
+    if not isinstance(request.explain, bool) and request.explain > settings.explain_max:
+        raise BadInput(f"at most {settings.explain_max} (AIF_EXPLAIN_MAX), got {request.explain}", field="explain")
 
 
 def _decoded(body: bytes) -> RankRequest:

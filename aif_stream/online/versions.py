@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from aif_stream.bus.versions import VersionFollower
-from aif_stream.domain.versions import VersionBook, VersionRecord, in_canary
+from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState, in_canary
 from aif_stream.errors import BusUnavailable, Overloaded, VersionError
 from aif_stream.index.store import N2OStore
 from aif_stream.online.executor import ComputeThreads
@@ -78,6 +78,11 @@ class ServedVersions:
         if book.active is None:
             return "no version is active: publish and activate one"
         return "" if book.active in self._holding.held else self._holding.waits_for(book.active)
+
+    def is_retired(self, name: str) -> bool:
+        """Whether a version is known to be retired."""
+        record = None if self._book is None else self._book.records.get(name)
+        return record is not None and record.state is VersionState.RETIRED
 
     def reasons(self) -> list[str]:
         """Why this server is not ready; empty when it is."""

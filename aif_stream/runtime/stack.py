@@ -36,6 +36,7 @@ _SESSION_TIMEOUT_MS: Final = 1500
 _SHARED: Final = (
     *("kafka_bootstrap", "redis_url", "kafka_session_timeout_ms", "index_buckets", "models_dir", "serve_url"),
     *("serve_port", "retrieval_port", "retrieval_urls", "metrics_port", "monitor_port", "host", "topic_prefix"),
+    "explain_port",
 )
 
 
@@ -89,7 +90,7 @@ async def _embedded(base: Settings, options: UpOptions) -> AsyncIterator[tuple[S
         partitions = {topic_name(base, name): spec.partitions for name, spec in load_topics().items()}
         broker = await stack.enter_async_context(EmbeddedBroker(partitions))
         serve_port = base.serve_port if options.port is None else options.port
-        free = free_ports(4)
+        free = free_ports(5)
         serve_port = serve_port or free[2]
         yield (
             dataclasses.replace(
@@ -104,6 +105,7 @@ async def _embedded(base: Settings, options: UpOptions) -> AsyncIterator[tuple[S
                 retrieval_urls=f"http://{base.host}:{free[0]}",
                 metrics_port=free[1],
                 monitor_port=free[3],
+                explain_port=free[4],
             ),
             directory,
         )
@@ -123,7 +125,9 @@ async def _bring_up(settings: Settings, options: UpOptions, roles: Roles, report
         # Without a catalogue there is no model yet, and a server without one is alive, not ready.
         await until_ready(session, f"{settings.serve_url}/{'readyz' if catalogue.items else 'livez'}", serve)
         await answered_in_full(settings, session, catalogue, report)
-        await until_ready(session, f"http://{settings.host}:{settings.monitor_port}/readyz", roles.start("monitor"))
+        monitor, explain = roles.start("monitor"), roles.start("explain")
+        await until_ready(session, f"http://{settings.host}:{settings.monitor_port}/readyz", monitor)
+        await until_ready(session, f"http://{settings.host}:{settings.explain_port}/readyz", explain)
 
 
 async def _first_of(*work: Coroutine[Any, Any, object]) -> None:

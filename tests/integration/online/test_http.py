@@ -55,6 +55,7 @@ async def test_each_wrong_request_is_answered_with_its_status_and_field(settings
         ({"user_id": "1", "deadline_ms": 0}, "deadline_ms"),
         ({"user_id": "1", "deadline_ms": 1e9}, "deadline_ms"),
         ({"user_id": "1", "explain": -1}, "explain"),
+        ({"user_id": "1", "explain": 1000}, "explain"),
         ({"user_id": "1", "model_version": 7}, "model_version"),
     ]
     async with running(serve_role, settings) as client:
@@ -93,7 +94,8 @@ async def test_named_candidates_are_distinct_and_unknown_ones_are_missing(settin
         empty = await client.rank("1", candidates=[])
         assert (empty["items"], empty["coverage"]["candidates"], empty["degraded"]) == ([], 0, [])
         explained = await client.rank("1", candidates=["1"], explain=True)
-        assert explained["degraded"] == ["explain:unavailable"]
+        assert explained["degraded"] == []
+        assert "explanations" not in explained, "true keeps the facts and starts none"
 
 
 async def test_item_events_are_published_and_wrong_lines_are_named(settings: Settings) -> None:

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
 from aif_stream.bus import schemas, topics
 from aif_stream.bus.lines import KINDS, parse_line
 from aif_stream.bus.topics import TopicSpec, contracts_dir, load_topics, topic_name
+from aif_stream.domain.explanations import ExplanationResult, decode_task
 from aif_stream.domain.versions import decode_version
 from aif_stream.errors import TopicError
 from aif_stream.settings import Settings
@@ -29,6 +31,8 @@ NAMES = {
     topics.N2O_ROWS,
     topics.REQUESTS,
     topics.DEAD_LETTERS,
+    topics.EXPLANATIONS,
+    *topics.EXPLANATION_REQUESTS.values(),
 }
 
 
@@ -161,5 +165,9 @@ def test_samples_fit_the_schema_and_the_decoder(spec: TopicSpec) -> None:
         jsonschema.validate(json.loads(line), schema, cls=jsonschema.Draft202012Validator)
         if spec.name in kinds:
             parse_line(kinds[spec.name], line, spec.max_record_bytes)
-        else:
+        elif spec.name == topics.MODEL_UPDATES:
             decode_version(line)
+        elif spec.name == topics.EXPLANATIONS:
+            msgspec.json.decode(line, type=ExplanationResult)
+        else:
+            assert decode_task(line).priority == spec.name.rpartition(".")[2]

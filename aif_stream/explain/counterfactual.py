@@ -1,0 +1,96 @@
+"""What would have to be otherwise for the item to leave the answer: fewest behaviors, fewest blocks of its row.
+
+"Leaves" means: its score falls below that of the best item that was left out (the cut), both recomputed for the changed
+user. Other items that were left out could rise further still; they are not looked at.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+
+from aif_stream.explain.case import Case
+from aif_stream.explain.native import Names, behavior, nearest
+from aif_stream.explain.shapley import Player, players_of, take_blocks
+
+_MOST: Final = 8  # behaviors taken away at most: a longer list explains nothing
+_TRIED: Final = 16
+
+
+def counterfactual(case: Case, names: Names) -> dict[str, Any]:
+    """The stage."""
+    if not len(case.cut):
+        return {
+            "units": "logit",
+            "possible": False,
+            "why": "no candidate was left out of this answer, so there is no cut to fall below",
+        }
+    margin = _margin(case, [])
+    removed = _behaviors(case)
+    blocks = _blocks(case)
+    return {
+        "units": "logit",
+        "possible": True,
+        "cut_item": None if case.head.cut is None else case.head.cut.item_id,
+        "margin": margin,
+        "behaviors": None
+        if removed is None
+        else {
+            "remove": [behavior(case, place, names) for place in removed],
+            "margin": _margin(case, removed),
+            "needed": "every one of them: with any one put back the item stays",
+        },
+        "behaviors_basis": f"greedy among the {min(_TRIED, len(case.entries))} nearest of {len(case.entries)}"
+        f" behaviors, at most {_MOST}, then checked for ones that are not needed",
+        "item_changes": None if blocks is None else {"replace": blocks[0], "margin": blocks[1], "by": "the cut item's"},
+        "item_basis": "all sets of blocks, the smallest first",
+    }
+
+
+def _margin(case: Case, places: list[int]) -> float:
+    """Score of the item less score of the cut, without these behaviors."""
+    side = case.without(places) if places else case.whole
+    own, cut = case.scores(side, np.concatenate([case.row, case.cut]))
+    return float(own - cut)
+
+
+def _behaviors(case: Case) -> list[int] | None:
+    """Places whose removal makes the margin negative, none of them needless; None when none were found."""
+    left, removed = nearest(case, _TRIED), list[int]()
+    best = _margin(case, [])
+    while left and best >= 0.0 and len(removed) < _MOST:
+        margins = {place: _margin(case, [*removed, place]) for place in left}
+        place = min(margins, key=lambda each: margins[each])
+        if margins[place] >= best:
+            return None
+        best = margins[place]
+        removed.append(place)
+        left.remove(place)
+    if best >= 0.0:
+        return None
+    for place in removed[:-1]:
+        fewer = [other for other in removed if other != place]
+        if _margin(case, fewer) < 0.0:
+            removed = fewer
+    return removed
+
+
+def _blocks(case: Case) -> tuple[list[str], float] | None:
+    """The smallest set of row blocks that, taken from the cut item, makes the margin negative; of equally small ones
+    the one that lowers it most."""
+    blocks: list[Player] = [player for player in players_of(case) if not player.is_user]
+    cut = float(case.scores(case.whole, case.cut)[0])
+    for size in range(1, len(blocks)):
+        sets = list(combinations(blocks, size))
+        rows = np.repeat(case.row, len(sets))
+        for number, chosen in enumerate(sets):
+            here = np.arange(len(sets)) == number
+            for player in chosen:
+                take_blocks(rows, here, case.cut[0], player.fields)
+        margins = case.scores(case.whole, rows) - cut
+        least = int(margins.argmin())
+        if margins[least] < 0.0:
+            return [player.name for player in sets[least]], float(margins[least])
+    return None

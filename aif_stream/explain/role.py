@@ -1,0 +1,42 @@
+"""``aif explain`` put together: the worker, its lease, /metrics and health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from functools import partial
+
+from aif_stream import web
+from aif_stream.explain.worker import facts_of, open_worker
+from aif_stream.index.leases import EXPLAIN, keep_lease
+from aif_stream.settings import Settings
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
+
+
+async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until ``stop``, at the lowest OS priority. Beside it /metrics, /livez, /startupz and /readyz on
+    ``explain_port``. Raises ``AifError`` naming what is not there."""
+    os.nice(settings.explain_nice)
+    bound = web.bind(settings.host, settings.explain_port)
+    ended, reasons = asyncio.Event(), ["connecting"]
+    health = web.Health(reasons=lambda: reasons)
+    url = web.address_of(bound)
+    serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
+    try:
+        with web.first_of_group():
+            async with open_worker(settings) as (worker, gate):
+                reasons.clear()
+                health.started = True
+                log.info(kv("explain.started", metrics=url, nice=settings.explain_nice))
+                lease = asyncio.create_task(keep_lease(settings, EXPLAIN, partial(facts_of, worker, gate, url)))
+                try:
+                    await worker.run(stop)
+                finally:
+                    lease.cancel()
+                    await asyncio.gather(lease, return_exceptions=True)
+    finally:
+        ended.set()
+        await serving

@@ -1,0 +1,225 @@
+"""Facts of answers, written beside them: whoever asks why, asks later, and must be told of that very score.
+
+``offer`` takes references and returns at once; one task gathers, packs and writes. A full queue, too many
+facts, or Redis away cost the explanation, never the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+
+from aif_stream.clock import monotonic_s, now_ms
+from aif_stream.domain.candidates import id_of
+from aif_stream.domain.explanations import ExplanationTask, Method, Priority, StartedExplanation, explanation_id
+from aif_stream.domain.facts import FactItem, FactsHead, UserInputs, pack_facts
+from aif_stream.domain.history import ENTRY
+from aif_stream.domain.request import RankedItem, RankRequest
+from aif_stream.domain.request_log import is_sampled
+from aif_stream.domain.row import Rows
+from aif_stream.errors import AifError
+from aif_stream.index.explanations import ExplanationStore
+from aif_stream.online.explanation_work import ExplanationWork
+from aif_stream.online.scoring import Part
+from aif_stream.settings import Settings
+from aif_stream.telemetry import EXPLAIN_FACTS, kv
+
+log = logging.getLogger(__name__)
+
+# Answers that wait to be packed hold their candidates' rows (2.5 MB at 10,000): 80 MB at most.
+_QUEUE: Final = 32
+_CLOSE_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an answer was made of; everything by reference."""
+
+    request_id: str
+    request: RankRequest
+    version: str
+    received_ms: int
+    items: list[RankedItem]
+    keys: list[int]
+    names: dict[int, str]
+    parts: list[Part]
+    user: UserInputs | None
+    started: list[StartedExplanation]
+
+
+class _Kept(NamedTuple):
+    request_id: str
+    until_s: float
+    size_bytes: int
+
+
+class FactsKeeper:
+    """One per server. At most ``explain_facts_mb`` of this server's facts are in Redis; the oldest go first."""
+
+    def __init__(self, settings: Settings, store: ExplanationStore, work: ExplanationWork) -> None:
+        self._settings = settings
+        self._store = store
+        self._work = work
+        self._queue: asyncio.Queue[Answered | None] = asyncio.Queue(_QUEUE)
+        self._pool = ThreadPoolExecutor(1, "facts")
+        self._task: asyncio.Task[None] | None = None
+        self._kept: deque[_Kept] = deque()
+        self._bytes = 0
+        self._under_way: dict[str, asyncio.Event] = {}
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="facts")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._queue.put(None)
+                    await asyncio.shield(task)
+            except TimeoutError:
+                EXPLAIN_FACTS.labels(outcome="stopped").inc(self._queue.qsize())
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wants(self, request_id: str, request: RankRequest) -> bool:
+        """Whether this answer's facts are to be kept."""
+        if request.is_probe:
+            return False
+        return bool(request.explain) or is_sampled(request_id, self._settings.explain_rate)
+
+    def offer(self, answered: Answered) -> bool:
+        """Take an answer's facts; False when there is no room (counted)."""
+        try:
+            self._queue.put_nowait(answered)
+        except asyncio.QueueFull:
+            EXPLAIN_FACTS.labels(outcome="full").inc()
+            return False
+        self._under_way[answered.request_id] = asyncio.Event()
+        return True
+
+    async def settled(self, request_id: str) -> None:
+        """Return when the facts of this request, if they are on their way here, are written (or lost)."""
+        event = self._under_way.get(request_id)
+        if event is not None:
+            await event.wait()
+
+    async def _run(self) -> None:
+        while (answered := await self._queue.get()) is not None:
+            try:
+                await self._write(answered)
+            except AifError as error:
+                EXPLAIN_FACTS.labels(outcome="failed").inc()
+                log.warning(kv("facts.not_kept", request=answered.request_id, problem=error))
+            except Exception:
+                EXPLAIN_FACTS.labels(outcome="failed").inc()
+                log.exception(kv("facts.failed", request=answered.request_id))
+            finally:
+                self._under_way.pop(answered.request_id).set()
+
+    async def _write(self, answered: Answered) -> None:
+        value = await asyncio.get_running_loop().run_in_executor(self._pool, pack, answered)
+        await self._make_room(len(value))
+        await self._store.put_facts(answered.request_id, value)
+        self._kept.append(_Kept(answered.request_id, monotonic_s() + self._settings.explain_facts_s, len(value)))
+        self._bytes += len(value)
+        EXPLAIN_FACTS.labels(outcome="kept").inc()
+        scores = {item.item_id: item.score for item in answered.items}
+        for started in answered.started:
+            await self._work.start(_task(self._settings, answered, started), scores[started.item_id])
+
+    async def _make_room(self, size_bytes: int) -> None:
+        limit, now_s, gone = self._settings.explain_facts_mb * 2**20, monotonic_s(), []
+        while self._kept and (self._kept[0].until_s < now_s or self._bytes + size_bytes > limit):
+            kept = self._kept.popleft()
+            self._bytes -= kept.size_bytes
+            if kept.until_s >= now_s:
+                gone.append(kept.request_id)
+        if gone:
+            EXPLAIN_FACTS.labels(outcome="evicted").inc(len(gone))
+            await self._store.drop_facts(gone)
+
+
+def started_of(request_id: str, items: list[RankedItem], explain: bool | int) -> list[StartedExplanation]:
+    """The explanations that ``explain: n`` starts: the first n items' (true starts none)."""
+    count = 0 if isinstance(explain, bool) else explain
+    return [
+        StartedExplanation(item.item_id, explanation_id(request_id, item.item_id, Method.FULL))
+        for item in items[:count]
+    ]
+
+
+def _task(settings: Settings, answered: Answered, started: StartedExplanation) -> ExplanationTask:
+    now = now_ms()
+    return ExplanationTask(
+        explanation_id=started.explanation_id,
+        run=0,
+        request_id=answered.request_id,
+        item_id=started.item_id,
+        method=Method.FULL,
+        priority=Priority.NORMAL,
+        asked_ms=now,
+        answered_ms=answered.received_ms,
+        deadline_ms=now + int(settings.explain_deadline_ms),
+    )
+
+
+def pack(answered: Answered) -> bytes:
+    """Gather the rows of the answer's items and of the best item left out; pack. In a thread: 0.2 ms of 10,000."""
+    parts = [part for part in answered.parts if part.keys.size]
+    rows, cut = _item_rows(parts, answered.keys)
+    attributes = None if answered.user is None else answered.user.attributes
+    user = answered.user or _nobody(rows)
+    context: dict[str, Any] = answered.request.context
+    head = FactsHead(
+        request_id=answered.request_id,
+        user_id=answered.request.user,
+        version=answered.version,
+        answered_ms=answered.received_ms,
+        k=answered.request.k,
+        items=[FactItem(item.item_id, item.score) for item in answered.items],
+        cut=None if cut is None else FactItem(id_of(cut[0], answered.names), cut[1]),
+        attributes=None if attributes is None else dict(attributes),
+        context=context,
+        entries=len(user.entries),
+        newest=len(user.newest),
+        row_bytes=rows.dtype.itemsize,
+    )
+    return pack_facts(head, user, rows)
+
+
+def _nobody(rows: Rows) -> UserInputs:
+    none = np.empty(0, ENTRY)
+    return UserInputs(None, none, rows[:0], none)
+
+
+def _item_rows(parts: list[Part], keys: list[int]) -> tuple[Rows, tuple[int, float] | None]:
+    """Rows of ``keys``, in their order, then of the best other candidate; that one's key and score, if there is one."""
+    all_keys = np.concatenate([part.keys for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    offsets = np.cumsum([0, *(part.keys.size for part in parts)])
+    chosen = np.flatnonzero(np.isin(all_keys, np.array(keys, np.uint64)))
+    place = dict(zip(all_keys[chosen].tolist(), chosen.tolist(), strict=True))
+    at = [place[key] for key in keys]
+    rest = np.where(np.isfinite(scores), scores, -np.inf)
+    rest[chosen] = -np.inf
+    best = int(rest.argmax())
+    cut = (int(all_keys[best]), float(rest[best])) if np.isfinite(rest[best]) else None
+    if cut is not None:
+        at.append(best)
+    rows = np.empty(len(at), parts[0].rows.dtype)
+    for to, position in enumerate(at):
+        number = int(np.searchsorted(offsets, position, side="right")) - 1
+        rows[to] = parts[number].rows[position - offsets[number]]
+    return rows, cut
