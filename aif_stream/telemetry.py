@@ -104,6 +104,12 @@ EXPLANATION_COARSE = Histogram(
 EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
 
 
+def counts(counter: Counter) -> dict[str, int]:
+    """A counter of one label: its value by label."""
+    found = (sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total"))
+    return {next(iter(sample.labels.values())): int(sample.value) for sample in found}
+
+
 class KeyValueFormatter(logging.Formatter):
     """``12:00:00.123 INFO nearline batch.written items=512 ms=9.1``: event first, then key=value."""
 

@@ -10,7 +10,7 @@ offsets or lag, only what the last seconds looked like.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -224,11 +224,20 @@ class RecentLags:
 
     def read(self, now_s: float) -> dict[str, float | int]:
         """``p50_s``, ``p99_s`` and how many were ``seen``; {} when none was within the last minute."""
-        recent = self._lags_s[self._at_s > now_s - self._span_s]
+        recent = self._recent(now_s)
         if not recent.size:
             return {}
         p50, p99 = np.percentile(recent, (50, 99))
         return {"p50_s": round(float(p50), 4), "p99_s": round(float(p99), 4), "seen": int(recent.size)}
+
+    def histogram(self, edges_s: Sequence[float], now_s: float) -> list[int]:
+        """How many lags of the last minute are below each edge and not below the one before; the last count is of those
+        beyond all edges."""
+        places = np.searchsorted(np.asarray(edges_s, np.float32), self._recent(now_s), side="right")
+        return [int(count) for count in np.bincount(places, minlength=len(edges_s) + 1)]
+
+    def _recent(self, now_s: float) -> NDArray[np.float32]:
+        return self._lags_s[self._at_s > now_s - self._span_s]
 
 
 def began_ms(event_time_ms: int, append_time_ms: int) -> int:

@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from aif_stream.clock import elapsed_ms, monotonic_s
 from aif_stream.domain.freshness import Status
-from aif_stream.errors import BusUnavailable, Overloaded
+from aif_stream.errors import BadInput, BusUnavailable, Overloaded
 from aif_stream.freshness.exporter import Exporter
+from aif_stream.freshness.overview import History, Versions
 from aif_stream.freshness.peers import Peers
 from aif_stream.freshness.probe import Probe
 from aif_stream.freshness.report import LagReport, encode
@@ -44,10 +45,17 @@ class Monitor:
         self._statuses: dict[tuple[str, str, int], Status] = {}
         self._problem = "connecting"
         self._exporter = Exporter()
+        self._history = History()
+        self.versions = Versions(settings)
         self.probe = Probe(settings, peers)
         self.health = Health(self._reasons)
         self.app = application(
-            [Route("/v1/lag", self._lag), Route("/v1/targets", self._targets), *self.health.routes()]
+            [
+                Route("/v1/lag", self._lag),
+                Route("/v1/overview", self._overview),
+                Route("/v1/targets", self._targets),
+                *self.health.routes(),
+            ]
         )
 
     async def watch(self) -> None:
@@ -71,6 +79,7 @@ class Monitor:
     def _note(self, report: LagReport) -> None:
         self._problem, self.health.started = "", True
         self._exporter.show(report)
+        self._history.add(report)
         for part in report.partitions:
             where = (part.group, part.topic, part.partition)
             if self._statuses.get(where, Status.OK) is not part.status:
@@ -95,6 +104,19 @@ class Monitor:
             raise Overloaded(f"no look was done within {_ANSWER_S:g} s") from None
         return Response(encode(msgspec.structs.replace(report, by="aif monitor")), media_type="application/json")
 
+    async def _overview(self, request: Request) -> Response:
+        """For a dashboard: the last look (a second old at most), the points after ``since`` (ms), the versions."""
+        since = request.query_params.get("since", "0")
+        if not since.isdigit():
+            raise BadInput("ms since 1970", field="since")
+        found = {
+            "lag": self._history.last,
+            "history": self._history.since(int(since)),
+            "versions": self.versions.view(),
+            "problem": self._problem,
+        }
+        return Response(msgspec.json.encode(found), media_type="application/json")
+
     async def _targets(self, _: Request) -> Response:
         """Prometheus' HTTP service discovery: every process that has a lease, at its own address."""
         found = [(role, peer) for role in _SCRAPED for peer in await self._peers.of(role) if peer.lease.url]
@@ -117,6 +139,7 @@ async def run_monitor(settings: Settings, stop: asyncio.Event) -> None:
             beside = [
                 tasks.create_task(monitor.watch(), name="watch"),
                 tasks.create_task(monitor.probe.run(), name="probe"),
+                tasks.create_task(monitor.versions.run(), name="versions"),
                 tasks.create_task(keep_lease(settings, MONITOR, lambda: facts), name="lease"),
             ]
             log.info(kv("monitor.listening", address=url))

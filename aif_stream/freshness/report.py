@@ -71,7 +71,7 @@ class StageLag(msgspec.Struct, frozen=True, kw_only=True):
 
 class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     """``watermark_age_s``: everything appended longer ago than this is in Redis; None when a partition's lag is not
-    known. ``as_of_ms``: when this was looked at."""
+    known. ``as_of_ms``: when this was looked at. ``dead_letters``: by reason, since today's workers began."""
 
     partitions: list[PartitionLag]
     watermark_age_s: float | None
@@ -80,6 +80,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[SourceState]
     freshness: list[StageLag]
     as_of_ms: int
+    dead_letters: dict[str, int] = {}
     by: str = "aif lag"
 
     def worst_s(self) -> float | None:

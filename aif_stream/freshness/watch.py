@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -78,6 +78,7 @@ class Watcher:
                 sources=_sources(workers),
                 freshness=[*_stage_lags("redis", [(w.lease.id, w.facts) for w in workers if w.lease.alive]), *stages],
                 as_of_ms=as_of_ms,
+                dead_letters=_dead_letters(workers),
             )
 
     async def settled(self) -> LagReport:
@@ -172,6 +173,14 @@ def _stage_lags(stage: str, told: Iterable[tuple[str, Mapping[str, Any]]]) -> li
     """What processes said of their last minute; those without an update in it are left out."""
     said = [(name, facts_of(facts.get("freshness"))) for name, facts in told]
     return [StageLag(stage=stage, process=name, **lags) for name, lags in said if lags]
+
+
+def _dead_letters(workers: Sequence[Peer]) -> dict[str, int]:
+    """What the workers that are there have put aside, by reason."""
+    counts: Counter[str] = Counter()
+    for worker in workers:
+        counts.update({reason: int(count) for reason, count in facts_of(worker.facts.get("dead_letters")).items()})
+    return dict(counts)
 
 
 def _sources(workers: Sequence[Peer]) -> list[SourceState]:

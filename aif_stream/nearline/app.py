@@ -46,7 +46,8 @@ from aif_stream.nearline.users import BehaviorsWork, UsersWork
 from aif_stream.nearline.versions import LoadedVersions
 from aif_stream.nearline.work import Work
 from aif_stream.settings import Settings
-from aif_stream.telemetry import REBUILD_PROGRESS, kv
+from aif_stream.telemetry import DEAD_LETTERS as PUT_ASIDE
+from aif_stream.telemetry import REBUILD_PROGRESS, counts, kv
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Nearline:
         return {
             "url": url,
             "freshness": RECENT_ITEMS.read(now_s),
+            "dead_letters": counts(PUT_ASIDE),
             "groups": {lane.group: lane.partitions for lane in self.lanes},
             "sources": {
                 name: {"ahead_s": found.ahead_s, "delay_s": found.delay_s, "skewed": found.skewed}

@@ -13,6 +13,7 @@ from typing import Any
 
 from aif_stream.bus.request_log import RequestLogWriter
 from aif_stream.clock import monotonic_s
+from aif_stream.domain.freshness import RecentLags
 from aif_stream.errors import IndexUnavailable
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.explanations import ExplanationStore
@@ -30,6 +31,7 @@ from aif_stream.online.explanations import Explanations
 from aif_stream.online.facts_keeper import FactsKeeper
 from aif_stream.online.loop_lag import watch_loop
 from aif_stream.online.merger import Merger
+from aif_stream.online.overview import Overview
 from aif_stream.online.precision import use_kernels
 from aif_stream.online.publishing import ItemPublishing
 from aif_stream.online.recompute import Recompute
@@ -77,11 +79,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         users = UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker)
         await stack.enter_async_context(users)
         admission = Admission(settings)
-        explained = ExplanationStore(redis, keep_s=settings.explain_keep_s, facts_s=settings.explain_facts_s)
-        work = await stack.enter_async_context(ExplanationWork(settings, explained))
-        feed = await stack.enter_async_context(ExplanationFeed(settings, explained))
-        facts = await stack.enter_async_context(FactsKeeper(settings, explained, work))
-        explanations = Explanations(settings, explained, work=work, feed=feed, keeper=facts, retired=active.is_retired)
+        feed, facts, explanations = await _explaining(settings, stack, redis, active)
         merger = Merger(
             settings,
             pin=active.pin,
@@ -96,12 +94,15 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         )
         status = _Status(settings, active, retrieval, breaker, admission, threads)
         status.health.metrics = metrics.answer
-        server = RankServer(settings, merger, publishing, status.health, status.view, explanations.routes())
+        overview = await stack.enter_async_context(Overview(redis, partial(_recent, active)))
+        more = [*explanations.routes(), *overview.routes()]
+        server = RankServer(settings, merger, publishing, status.health, status.view, more)
+        overview.view = server.view
         ended = asyncio.Event()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         following = tasks.create_task(active.run(), name="versions")
         serving = tasks.create_task(serve_http(server.app, bound, ended, *own, sockets=True), name="http")
-        relay = tasks.create_task(_relay(stop, ended, feed), name="stop")
+        relay = tasks.create_task(_relay(stop, ended, feed, overview), name="stop")
         lease = tasks.create_task(keep_lease(settings, SERVE, partial(status.lease, address)), name="lease")
         lag = tasks.create_task(watch_loop(), name="loop-lag")
         log.info(kv("serve.listening", address=address_of(bound), own=address, join=settings.join))
@@ -110,6 +111,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         finally:
             feed.close()
             ended.set()
+            overview.end()
             relay.cancel()
             await asyncio.wait([serving])
             following.cancel()
@@ -125,6 +127,17 @@ async def run_serve(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
 
 
+async def _explaining(
+    settings: Settings, stack: AsyncExitStack, redis: Redis, active: ServedVersions
+) -> tuple[ExplanationFeed, FactsKeeper, Explanations]:
+    """What explanations need beside the answers: their stream, the facts that are kept, their routes."""
+    explained = ExplanationStore(redis, keep_s=settings.explain_keep_s, facts_s=settings.explain_facts_s)
+    work = await stack.enter_async_context(ExplanationWork(settings, explained))
+    feed = await stack.enter_async_context(ExplanationFeed(settings, explained))
+    facts = await stack.enter_async_context(FactsKeeper(settings, explained, work))
+    return feed, facts, Explanations(settings, explained, work=work, feed=feed, keeper=facts, retired=active.is_retired)
+
+
 async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Event) -> Redis:
     """Wait for Redis: at a start nothing can be served without it (later it can)."""
     while True:
@@ -137,10 +150,16 @@ async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Even
             await asyncio.sleep(_RETRY_S)
 
 
-async def _relay(stop: asyncio.Event, ended: asyncio.Event, feed: ExplanationFeed) -> None:
+async def _relay(stop: asyncio.Event, ended: asyncio.Event, feed: ExplanationFeed, overview: Overview) -> None:
     await stop.wait()
     feed.close()  # streams would be open requests for ever
+    overview.end()
     ended.set()
+
+
+def _recent(active: ServedVersions) -> RecentLags | None:
+    serving = active.serving
+    return None if serving is None or serving.mirror is None else serving.mirror.recent
 
 
 class _Status:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from aif_stream.bus.lines import split_lines
@@ -44,7 +43,7 @@ class Publishes(Protocol):
 
 
 class RankServer:
-    """The application. ``view()`` is what ``/v1/status`` adds to the counts of requests."""
+    """The application. ``view()`` is what ``/v1/status`` adds to the counts of requests; ``more``: other routes."""
 
     def __init__(
         self,
@@ -59,7 +58,6 @@ class RankServer:
         self._ranks = ranks
         self._publishes = publishes
         self._view = view
-        self._page = resources.files("aif_stream.online").joinpath("dashboard.html").read_text("utf-8")
         self.requests = RequestLog()
         self.app = application(
             [
@@ -67,9 +65,8 @@ class RankServer:
                 Route("/v1/events/items", self._items, methods=["POST"]),
                 Route("/v1/status", self._status),
                 Route("/openapi.json", self._openapi),
-                Route("/", self._dashboard),
-                *more,
                 *health.routes(),
+                *more,
             ]
         )
 
@@ -107,13 +104,14 @@ class RankServer:
         return Response(_ENCODER.encode(report), 202, media_type="application/json")
 
     async def _status(self, _: Request) -> Response:
-        return json_response({**self._view(), "requests": self.requests.view()})
+        return json_response(self.view())
+
+    def view(self) -> dict[str, Any]:
+        """What ``/v1/status`` says."""
+        return {**self._view(), "requests": self.requests.view()}
 
     async def _openapi(self, _: Request) -> Response:
         return json_response(document())
-
-    async def _dashboard(self, _: Request) -> Response:
-        return HTMLResponse(self._page)
 
 
 def check_limits(request: RankRequest, settings: Settings) -> None:

@@ -20,6 +20,7 @@ from aif_stream.telemetry import (
     SERVED_AGE,
 )
 
+STAGES: Final = ("user", "retrieval", "join", "score", "total")
 _KEPT: Final = 2_048  # enough for a p99 over the last minutes of a busy server
 _RATE_S: Final = 10.0
 
@@ -53,7 +54,7 @@ class RequestLog:
     """Counts requests, in the metrics and for the status page."""
 
     def __init__(self) -> None:
-        self._total_ms = Window()
+        self._stages_ms = {stage: Window() for stage in (*STAGES, "overlap_saved")}
         self._ended_s = Window()
         self._statuses: Counter[str] = Counter()
         self._degraded: Counter[str] = Counter()
@@ -62,8 +63,10 @@ class RequestLog:
     def answer(self, answer: RankAnswer) -> None:
         """An answer that goes out."""
         times = answer.timings_ms
-        for stage in ("user", "retrieval", "join", "score", "total"):
+        for stage in STAGES:
             RANK_SECONDS.labels(stage=stage).observe(getattr(times, stage) / 1000.0)
+        for stage, window in self._stages_ms.items():
+            window.add(getattr(times, stage))
         OVERLAP_SAVED.observe(times.overlap_saved / 1000.0)
         if answer.coverage.scored:
             SERVED_AGE.observe(answer.freshness.age_ms.p50 / 1000.0)
@@ -73,7 +76,6 @@ class RequestLog:
         for reason in answer.degraded:
             RANK_DEGRADED.labels(reason=reason).inc()
             self._degraded[reason] += 1
-        self._total_ms.add(times.total)
         self._ended_s.add(monotonic_s())
         self.answered += 1
         self.status(200)
@@ -90,6 +92,7 @@ class RequestLog:
             "total": sum(self._statuses.values()),
             "by_status": dict(self._statuses),
             "degraded": dict(self._degraded),
+            "stages_ms": {stage: found.quantiles() for stage, found in self._stages_ms.items()},
             "per_s": round(recent / _RATE_S, 2),
-            "total_ms": self._total_ms.quantiles(),
+            "total_ms": self._stages_ms["total"].quantiles(),
         }

@@ -1,0 +1,168 @@
+"""``aif up --demo`` watched from outside: a real Prometheus with deploy/prometheus is asked every rule's and panel's
+query, a real Chromium opens the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.browser import open_page
+from tests.e2e.test_stack import Up, running
+from tests.prometheus import DEPLOY, Prometheus, rules, scraping, tool_or_skip
+from tests.stack import eventually
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+PANELS = [
+    (f"{path.stem}: {panel['title']}", target["expr"])
+    for path in sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+    for panel in json.loads(path.read_text())["panels"]
+    for target in panel["targets"]
+]
+# Of a system in which nothing went wrong: these count what did.
+NOTHING_IS_GOOD = (
+    *("aif_dead_letters_total", "aif_events_skipped_total", "aif_records_lost_total", "aif_requests_dropped_total"),
+    *("aif_producer_clock_ahead_seconds", "aif_rank_degraded_total", "aif:rank_degraded"),
+)
+# Roles that `aif up` does not start yet, and what Prometheus makes itself.
+NOT_OURS = ("up", "aif_explanation_gap_seconds_bucket")
+METRIC = re.compile(r"\b(?:(?:aif|kafka)_\w+|up\b)")
+SUFFIX = re.compile(r"_(?:bucket|count|sum|total)$")
+
+
+WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 400, "height": 800}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up]:
+    async with running(tmp_path_factory.mktemp("home"), items=300, users=30, more=("--demo",)) as stack:
+        yield stack
+
+
+async def test_each_rule_and_panel_of_a_running_stack_has_an_answer(up: Up, tmp_path: Path) -> None:
+    tool_or_skip("prometheus")
+    places = up.settings()
+    retrieval = [places["retrieval_urls"].removeprefix("http://")]
+    async with scraping(tmp_path, f"127.0.0.1:{places['monitor_port']}", retrieval) as prometheus:
+        await eventually(lambda: scraped(prometheus), what="every role was scraped", within_s=60)
+        empty: list[str] = []
+        try:
+            await eventually(lambda: answered(prometheus, empty), what="every panel has data", within_s=60)
+        finally:
+            assert empty == []
+        for rule in rules():
+            await prometheus.query(rule["expr"])
+        assert await unknown_metrics(prometheus) == set()
+        health = (await prometheus.get("rules"))["groups"]
+        assert [rule for group in health for rule in group["rules"] if rule.get("lastError")] == []
+        assert (await prometheus.query("count by (group) (kafka_consumergroup_group_lag)")) != []
+
+
+async def test_the_dashboard_is_live_over_sse_and_ranks_a_user_by_keyboard(up: Up, browser: Browser) -> None:
+    async with open_page(browser, viewport=WIDE) as (page, problems):
+        await page.goto(up.url)
+        await page.wait_for_selector("#groups tr")
+        assert await page.inner_text("#state") == "ready"
+        at = int(await page.evaluate("document.body.dataset.at"))
+        before = await page.evaluate("points.length")
+        moved = f"document.body.dataset.at > {at + 2000} && points.length > {before}"
+        await eventually(lambda: page.evaluate(moved), what="the stream brings what is new")
+        asked = await page.evaluate(
+            "performance.getEntriesByType('resource').map((each) => new URL(each.name).pathname)"
+        )
+        assert set(asked) <= {"/v1/overview/events"}, "nothing is polled: what moves came over the stream"
+        status = await page.evaluate("fetch('/v1/status').then((reply) => reply.json())")
+        assert await page.inner_text("#version") == status["model_version"]
+        assert f"{status['mirror']['rows']:,}" in await page.inner_text("#servers")
+        assert {"aif.nearline", "aif.users"} <= set((await page.inner_text("#groups")).split())
+        await page.wait_for_selector("#fresh em")  # updates of the demo arrive
+        await page.keyboard.press("Tab")  # the first stop leads to the box
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("ControlOrMeta+a")
+        await page.keyboard.type("2")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("ControlOrMeta+a")
+        await page.keyboard.type("5")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#answer:not([hidden])")
+        ranked = await page.locator("#items td:nth-child(2)").all_inner_texts()
+        expected = await up.rank(user_id=2, k=5)
+        assert len(ranked) == 5
+        assert len(set(ranked) & {item["item_id"] for item in expected["items"]}) >= 3, "items move meanwhile"
+        await page.fill("input[name=user]", "-1")
+        await page.fill("input[name=k]", "100000")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#rank-error:not([hidden])")
+        assert "k: at most" in await page.inner_text("#rank-error")
+        refused = [problem for problem in problems if "status of 422" not in problem]
+        assert refused == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_dashboard_reads_well_on_a_telephone_and_in_both_colour_schemes(
+    up: Up, browser: Browser, scheme: str
+) -> None:
+    async with open_page(browser, viewport=NARROW, color_scheme=scheme) as (page, problems):
+        await page.goto(up.url)
+        await page.wait_for_selector("#groups tr")
+        await page.press("input[name=user]", "Enter")
+        await page.wait_for_selector("#answer:not([hidden])")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+        assert await page.evaluate(TOO_FAINT) == []
+        assert problems == []
+
+
+# Texts whose contrast with what is behind them is below 4.5 (WCAG AA).
+TOO_FAINT = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgb = (color) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const light = (color) => rgb(color).slice(0, 3).map((c) => c / 255)
+    .map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const behind = (node) => !node ? "white" : rgb(getComputedStyle(node).backgroundColor)[3] > 250
+    ? getComputedStyle(node).backgroundColor : behind(node.parentElement);
+  return [...document.querySelectorAll("body *")].filter((node) => node.checkVisibility() &&
+      [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())).flatMap((node) => {
+    const style = getComputedStyle(node), color = node instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [color, behind(node)].map(light);
+    const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    return contrast < 4.5 ? [`${node.textContent.trim()}: ${contrast.toFixed(2)}`] : [];
+  });
+}"""
+
+
+async def scraped(prometheus: Prometheus) -> bool:
+    found = await prometheus.query("up == 1")
+    roles = sorted(sample["metric"]["role"] for sample in found)
+    return roles == ["monitor", "monitor", "nearline", "retrieval", "serve"]
+
+
+async def answered(prometheus: Prometheus, empty: list[str]) -> bool:
+    """Whether every panel shows something, but those that count what went wrong; ``empty`` names the others."""
+    empty.clear()
+    for title, expression in PANELS:
+        if not await prometheus.query(expression) and not any(name in expression for name in NOTHING_IS_GOOD):
+            empty.append(title)
+    return not empty
+
+
+async def unknown_metrics(prometheus: Prometheus) -> set[str]:
+    """Names that a rule or a panel uses and no process declares: a typo would never alert."""
+    declared = set(await prometheus.get("metadata"))
+    used = {name for _, text in PANELS for name in METRIC.findall(text)}
+    used |= {name for rule in rules() for name in METRIC.findall(rule["expr"])}
+    return {name for name in used - set(NOT_OURS) if name not in declared and SUFFIX.sub("", name) not in declared}
+
+
+@pytest.mark.parametrize("name", ["aif_dead_letters_total", "kafka_consumergroup_group_lag_seconds"])
+def test_the_search_for_names_finds_them(name: str) -> None:
+    assert any(name in METRIC.findall(text) for _, text in PANELS)
