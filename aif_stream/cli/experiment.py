@@ -17,6 +17,7 @@ for _verb in (
     experiment_sweeps.signatures,
     experiment_sweeps.ladder,
     experiment_costs.crosses,
+    experiment_costs.latency,
     experiment_versions.skew,
     experiment_versions.staleness,
 ):

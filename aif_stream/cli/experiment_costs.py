@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aif_stream.cli.experiment_options import JSON, OUT, finish, numbers
+from aif_stream.cli.experiment_options import JSON, OUT, finish, numbers, progress
 
 
 @click.command()
@@ -28,3 +28,51 @@ def crosses(categories: str, users: str, cache_mb: str, history: int, seed: int,
     ran = about()
     found = run_crosses(*sizes, history, seed)
     finish(out, {**ran, "seeds": [seed], **found}, crosses_report(found), as_json)
+
+
+@click.command()
+@click.option("--retrieval-ms", default="0,5,10,20,50", show_default=True)
+@click.option("--history", default="100,1000,10000", show_default=True)
+@click.option("--candidates", default="2000,10000", show_default=True)
+@click.option("--requests", type=click.IntRange(min=4), default=200, show_default=True, help="Of each cell and mode.")
+@click.option("--items", type=click.IntRange(min=1), default=30_000, show_default=True)
+@click.option("--models", default="cold,coded", show_default=True, help="Whose CPU is compared with AIF's.")
+@OUT
+@JSON
+def latency(
+    retrieval_ms: str,
+    history: str,
+    candidates: str,
+    requests: int,
+    items: int,
+    models: str,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """The user side beside retrieval or after it, on real servers; CPU per answer against COLD."""
+    from aif_stream.cli.entry import run_async
+    from aif_stream.clock import monotonic_s
+    from aif_stream.runtime.latency import Plan, run_latency
+    from aif_stream.runtime.latency_report import latency_report
+    from aif_stream.runtime.latency_stack import MODELS
+    from aif_stream.training.report import about, prepare
+
+    chosen = [part for part in models.split(",") if part]
+    if not set(chosen) <= set(MODELS):
+        raise click.BadParameter(f"choose among {', '.join(MODELS)}", param_hint="--models")
+    plan = Plan(
+        numbers(retrieval_ms, "--retrieval-ms"),
+        numbers(history, "--history"),
+        numbers(candidates, "--candidates"),
+        requests,
+        items,
+        chosen,
+    )
+    if min(plan.candidates) < 1 or max(plan.candidates) > items:
+        raise click.BadParameter(f"between 1 and --items ({items})", param_hint="--candidates")
+    prepare(out)
+    ran, began = about(), monotonic_s()
+    with progress("latency") as on_step:
+        found = run_async(run_latency(plan, on_step))
+    results = {**ran, "seeds": [1], "seconds": round(monotonic_s() - began), **found}
+    finish(out, results, latency_report(found), as_json)

@@ -51,7 +51,7 @@ def means(records: Records) -> list[dict[str, Any]]:
     lines, own = [], own_data(records)
     for name in dict.fromkeys(record["model"] for record in records):
         mine = [record for record in records if record["model"] == name]
-        line = {"model": name, "choices": mine[0]["choices"], "seeds": len(mine)}
+        line = {"model": name, "kind": mine[0]["kind"], "choices": mine[0]["choices"], "seeds": len(mine)}
         for metric in ("gauc", "auc", "hr@100"):
             line[metric] = spread([record["metrics"][metric] for record in mine], own)
         line["gain"] = spread([record["difference"]["gauc"] for record in mine], own)

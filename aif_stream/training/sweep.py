@@ -51,7 +51,8 @@ def bridge_entries(counts: Sequence[int], starts: Sequence[str]) -> list[Entry]:
 
 
 def signature_entries(bits: Sequence[int], codes: Sequence[int]) -> list[Entry]:
-    """COLD, the exact bound, then forms by bits: linear, tiers, both, and tiers of M codewords."""
+    """COLD, the exact bound, then forms by bits: softmax attention over signatures (judged only), linear, tiers, both,
+    and tiers of M codewords."""
     entries = [COLD, Entry("exact", Kind.EXACT, {"parts": (Part.TIERS,)})]
     for width in bits:
         forms: dict[str, tuple[tuple[Part, ...], int]] = {
@@ -60,6 +61,8 @@ def signature_entries(bits: Sequence[int], codes: Sequence[int]) -> list[Entry]:
             "linear+tiers": ((Part.LSH, Part.TIERS), 0),
         }
         forms |= {f"coded {m}": ((Part.TIERS,), m) for m in codes}
+        attention = {"parts": (), "signature_bits": width}
+        entries.append(Entry(f"attention {width}", Kind.HAMMING, attention))
         entries += [
             Entry(f"{form} {width}", choices={"parts": parts, "codes": m, "signature_bits": width})
             for form, (parts, m) in forms.items()

@@ -138,7 +138,7 @@ def _absences(records: Records, names: Sequence[str]) -> str:
 def _kept(lines: Sequence[Line]) -> list[str]:
     """The best served model, its share of the bound's gain, and the cheapest one that is as good."""
     bound = next((line for line in lines if line["model"] == "exact"), None)
-    served = [line for line in lines if line["model"] not in {"exact", "din", "cold"}]
+    served = [line for line in lines if line["kind"] not in {"exact", "din", "hamming", "cold"}]
     best = max(served, key=lambda line: line["gain"]["value"])
     said = (
         f"Best: {best['model']}, {shown(best['gain'], 4, True)} GAUC over COLD at {best['online_ms_per_10k']:.2g} ms"

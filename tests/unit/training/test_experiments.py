@@ -145,7 +145,7 @@ SWEEPS = [
     (("bridges", "--counts", "1,4", "--starts", "norm"), ["cold", "norm 1", "norm 4"]),
     (
         ("signatures", "--bits", "16", "--codes", "32"),
-        ["cold", "exact", "linear 16", "tiers 16", "linear+tiers 16", "coded 32 16"],
+        ["cold", "exact", "attention 16", "linear 16", "tiers 16", "linear+tiers 16", "coded 32 16"],
     ),
 ]
 

@@ -1,0 +1,218 @@
+"""What ``aif experiment latency`` measures: real servers over filled indexes, beside an upstream of a chosen latency.
+
+Each model has an index of its own (Redis, broker), filled directly; weights are untrained, as shapes alone decide the
+cost. Servers run alone on the first core; everything else, the load included, stays off it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+import numpy as np
+
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import load_topics
+from aif_stream.bus.versions import publish_version
+from aif_stream.clock import now_ms
+from aif_stream.domain.events import BehaviorKind, ItemUpserted
+from aif_stream.domain.history import entry_bytes
+from aif_stream.domain.order import Order
+from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.embedded.broker import EmbeddedBroker
+from aif_stream.embedded.process import LOOPBACK, ServerProcess, free_ports
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.index.connection import open_redis
+from aif_stream.index.histories import HistoryStore
+from aif_stream.index.item_codec import ItemWrite
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import manifest_sha256, save
+from aif_stream.model.config import Kind, ModelConfig
+from aif_stream.model.version import ModelVersion
+from aif_stream.settings import Settings
+
+USERS: Final = 16  # of each length of history
+_CONTENT: Final = 32
+_CATEGORIES: Final = tuple(f"c{n}" for n in range(100))
+_START_S: Final = 180.0
+_STOP_S: Final = 20.0
+_BATCH: Final = 4096
+
+MODELS: Final[dict[str, ModelConfig]] = {
+    "aif": ModelConfig(),
+    "cold": ModelConfig(kind=Kind.COLD),
+    "coded": ModelConfig(codes=1024),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Index:
+    """A filled index with one active version, and the environment that leads a server to it."""
+
+    directory: Path
+    environ: Mapping[str, str]
+
+    @asynccontextmanager
+    async def server(self, name: str, session: aiohttp.ClientSession, **environ: str) -> AsyncIterator[tuple[str, int]]:
+        """``aif serve`` on the first core: its address and process id."""
+        (port,) = free_ports(1)
+        process = ServerProcess(
+            f"aif serve ({name})",
+            [sys.executable, "-m", "aif_stream", "serve"],
+            directory=self.directory,
+            log=self.directory / f"{name}.log",
+            environ={**os.environ, **self.environ, "AIF_SERVE_PORT": str(port), "OMP_NUM_THREADS": "1", **environ},
+        )
+        process.spawn()
+        try:
+            pin(process.pid, first_core())
+            url = f"http://{LOOPBACK}:{port}"
+            await process.wait_ready(lambda: _answers(session, f"{url}/readyz"), _START_S)
+            yield url, process.pid
+        finally:
+            await process.stop(_STOP_S)
+
+
+@asynccontextmanager
+async def filled(model: str, items: int, histories: Sequence[int], home: Path, upstream: str) -> AsyncIterator[Index]:
+    """Items 0 … items - 1; for the n-th length of ``histories``, users n·USERS … with so many clicks each."""
+    directory = home / model
+    directory.mkdir()
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(EmbeddedRedis())
+        topics = {name: spec.partitions for name, spec in load_topics().items()}
+        broker = await stack.enter_async_context(EmbeddedBroker(topics))
+        settings = dataclasses.replace(
+            Settings(),
+            home=directory,
+            models_dir=directory / "models",
+            kafka_bootstrap=broker.bootstrap,
+            redis_url=redis.url,
+        )
+        config = msgspec.structs.replace(
+            MODELS[model], long=max(histories), short=100, content_width=_CONTENT, categories=_CATEGORIES
+        )
+        version = ModelVersion.init(config, 1, model)
+        await _fill(settings, version, items, histories)
+        await _publish(settings, version)
+        yield Index(
+            directory,
+            {
+                "AIF_HOME": str(directory),
+                "AIF_KAFKA_BOOTSTRAP": broker.bootstrap,
+                "AIF_REDIS_URL": redis.url,
+                "AIF_RETRIEVAL_URLS": upstream,
+                "AIF_RETRIEVAL_CHANNELS": "popular",  # one channel: as many candidates as it is told, none twice
+                "AIF_RETRIEVAL_BUDGET_MS": "1500",
+                "AIF_HISTORY_LONG": str(max(histories)),
+                "AIF_USER_CACHE_S": "0",
+                "AIF_EXECUTOR_THREADS": "2",
+                "AIF_LOG_LEVEL": "ERROR",
+            },
+        )
+
+
+@asynccontextmanager
+async def upstream(items: int, home: Path, session: aiohttp.ClientSession) -> AsyncIterator[str]:
+    """The slow upstream as a process of its own: its address."""
+    (port,) = free_ports(1)
+    process = ServerProcess(
+        "slow upstream",
+        [sys.executable, "-m", "aif_stream.runtime.slow_upstream", str(port), str(items)],
+        directory=home,
+        log=home / "upstream.log",
+    )
+    process.spawn()
+    try:
+        url = f"http://{LOOPBACK}:{port}"
+        await process.wait_ready(lambda: _answers(session, f"{url}/pace", post=True), _START_S)
+        yield url
+    finally:
+        await process.stop(_STOP_S)
+
+
+@contextlib.contextmanager
+def off_the_first_core() -> Iterator[None]:
+    """This process, and what it starts meanwhile, leave the first core to the servers (where there is another)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, every - first_core() or every)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
+
+
+def first_core() -> set[int]:
+    """The lowest core of the machine that process 1's children may use; empty where cores cannot be chosen."""
+    return {0} if hasattr(os, "sched_setaffinity") else set()
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Keep a process on some cores, where the machine lets it."""
+    if cores:
+        with contextlib.suppress(OSError):  # the first core is not ours (a container's share): anywhere then
+            os.sched_setaffinity(pid, cores)
+
+
+async def _answers(session: aiohttp.ClientSession, url: str, post: bool = False) -> bool:
+    try:
+        async with session.request("POST" if post else "GET", url, data=b"{}" if post else None) as reply:
+            return reply.status < 300
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return False
+
+
+async def _fill(settings: Settings, version: ModelVersion, items: int, histories: Sequence[int]) -> None:
+    random = np.random.default_rng(1)
+    async with open_redis(settings) as redis:
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        await store.ensure_layout()
+        await store.add_version(version.name)
+        for first in range(0, items, _BATCH):
+            numbers = range(first, min(first + _BATCH, items))
+            vectors = random.standard_normal((len(numbers), _CONTENT)).round(3).tolist()
+            written = [
+                ItemUpserted(item_id=n, category=_CATEGORIES[n % len(_CATEGORIES)], content_vector=vector)
+                for n, vector in zip(numbers, vectors, strict=True)
+            ]
+            times = np.full(len(written), now_ms(), np.uint64)
+            rows = version.item_rows(written, times, np.arange(len(written), dtype=np.uint64), now_ms()).rows
+            batch = [
+                ItemWrite(n, str(n), Order(int(times[at]), at), msgspec.json.encode(written[at]))
+                for at, n in enumerate(numbers)
+            ]
+            await store.write_live(batch, {version.name: rows})
+        kept = HistoryStore(redis, max(histories))
+        for group, length in enumerate(histories):
+            for user in range(group * USERS, (group + 1) * USERS):
+                touched = random.integers(0, items, length).tolist()
+                begin_ms = now_ms() - 60_000 * length
+                entries = [entry_bytes(k, BehaviorKind.CLICK, begin_ms + 60_000 * n) for n, k in enumerate(touched)]
+                await kept.append({user: b"".join(entries)})
+
+
+async def _publish(settings: Settings, version: ModelVersion) -> None:
+    directory = settings.models_dir / version.name
+    save(directory, version)
+    record = VersionRecord(
+        version=version.name,
+        state=VersionState.ACTIVE,
+        artefact=str(directory),
+        manifest_sha256=manifest_sha256(directory),
+        created_ms=now_ms(),
+        activation=1,
+    )
+    async with Producer(settings, "latency") as producer:
+        await publish_version(producer, record)
