@@ -85,6 +85,11 @@ class Merger:
         self._reserve = Reserve()
         self._last: Candidates | None = None
 
+    def check_room(self) -> None:
+        """Raises ``Overloaded`` when a request of the usual deadline would be refused: asked before a large body is
+        read and decoded."""
+        self._admission.check()
+
     async def rank(self, request: RankRequest) -> RankAnswer:
         """Answer a checked request. Raises ``VersionError`` (not the version that is served), ``Overloaded`` (none
         is, or too many requests are in service), ``UpstreamError`` (no candidates to be had), ``IndexUnavailable`` (no
@@ -115,7 +120,12 @@ class Merger:
         if not any(reason.startswith("deadline") for reason in run.degraded):
             self._reserve.observe(monotonic_s() - max(run.user_s.end_s, run.retrieval_s.end_s))
         busy_s, self._busy_s = self._threads.busy_s - self._busy_s, self._threads.busy_s
-        self._admission.observe(busy_s, run.retrieval_s.ms / 1000.0)
+        self._admission.observe(
+            busy_s,
+            run.retrieval_s.ms / 1000.0,
+            began_s=deadline.started_s,
+            deadline_s=deadline.due_s - deadline.started_s,
+        )
         self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
         return answer
 

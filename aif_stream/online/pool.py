@@ -23,6 +23,7 @@ class Pool:
         self._filler = channels[-1] if channels else ""
         self._open = set(channels)
         self._seen = SlotTable(wanted)
+        self._slots = np.zeros(wanted, np.int32)  # the table is a set here: every key's slot is 0
         self._left_over = _NONE
         self.size = 0
 
@@ -53,16 +54,15 @@ class Pool:
 
     def _add(self, keys: Keys, room: int) -> Keys:
         """First occurrences of unseen keys, in order, at most ``room``."""
-        unseen = keys[self._seen.lookup(keys) < 0]
-        if unseen.size > room:
-            unseen = distinct(unseen)[:room]
-        previous = self._seen.assign(unseen, np.zeros(unseen.size, np.int32))
-        fresh = unseen[previous < 0]
-        self.size += int(fresh.size)
-        return fresh
-
-
-def distinct(keys: Keys) -> Keys:
-    """First occurrences, in order."""
-    _, first = np.unique(keys, return_index=True)
-    return keys if first.size == keys.size else keys[np.sort(first)]
+        taken: list[Keys] = []
+        while room > 0 and keys.size:
+            # As many as would fit are entered at once; duplicates among them leave room for the next round.
+            some, keys = keys[:room], keys[room:]
+            fresh = some[self._seen.assign(some, self._slots[: some.size]) < 0]
+            taken.append(fresh)
+            room -= fresh.size
+            if 2 * fresh.size < some.size:
+                keys = keys[self._seen.lookup(keys) < 0]
+        found = taken[0] if len(taken) == 1 else np.concatenate([_NONE, *taken])
+        self.size += int(found.size)
+        return found

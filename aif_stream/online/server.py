@@ -26,12 +26,17 @@ log = logging.getLogger(__name__)
 
 # An unreachable broker: the client should hear of it before its own patience ends.
 _PUBLISH_S: Final = 15.0
+# Requests without candidates are decoded in microseconds, and only then is their deadline known (and the watch's own
+# request told from others); 10,000 ids take a millisecond, which a refusal should not cost.
+_LARGE_BODY_BYTES: Final = 4096
 _NDJSON: Final = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Ranks(Protocol):
-    """What answers a request (the merger)."""
+    """What answers a request (the merger). ``check_room`` raises ``Overloaded`` before there is anything to decode."""
+
+    def check_room(self) -> None: ...
 
     async def rank(self, request: RankRequest) -> RankAnswer: ...
 
@@ -73,6 +78,9 @@ class RankServer:
     async def _rank(self, request: Request) -> Response:
         probe = False
         try:
+            announced = request.headers.get("content-length", "")
+            if announced.isdigit() and int(announced) > _LARGE_BODY_BYTES:
+                self._ranks.check_room()
             asked = _decoded(await read_body(request, self._settings.max_body_bytes))
             probe = asked.is_probe
             check_limits(asked, self._settings)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import pytest
 
+from aif_stream.clock import monotonic_s
 from aif_stream.errors import Overloaded
 from aif_stream.online.admission import Admission
 from aif_stream.settings import Settings
@@ -11,6 +13,21 @@ from aif_stream.settings import Settings
 
 def admission() -> Admission:
     return Admission(Settings(executor_threads=2, retrieval_budget_ms=80.0))
+
+
+def answered(door: Admission, times: int, busy_s: float, retrieval_s: float, own_s: float = 0.01) -> None:
+    """Requests of 120 ms were answered, each taking so long beside retrieval."""
+    for _ in range(times):
+        began_s = monotonic_s() - retrieval_s - own_s
+        door.observe(busy_s, retrieval_s, began_s=began_s, deadline_s=0.12)
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """CPU seconds of the process, which a test moves."""
+    spent = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: spent[0])
+    return spent
 
 
 def test_beyond_the_limit_a_request_is_refused_at_once_counted_and_takes_no_place() -> None:
@@ -36,22 +53,36 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 
 def test_the_limit_follows_the_measured_cost_and_never_falls_below_two_per_thread() -> None:
     door = admission()
-    for _ in range(400):
-        door.observe(busy_s=0.01, retrieval_s=0.01)
-    assert door.limit(0.12) == pytest.approx(2 * (0.04 + 0.01) / 0.01, abs=1)
-    for _ in range(400):
-        door.observe(busy_s=1.0, retrieval_s=0.01)
+    answered(door, 400, busy_s=0.01, retrieval_s=0.01)
+    assert door.limit(0.12) == pytest.approx(2 * (0.024 + 0.01) / 0.01, abs=1)
+    answered(door, 400, busy_s=1.0, retrieval_s=0.01)
     assert door.limit(0.12) == 4
+
+
+def test_the_cpu_time_of_the_event_loop_counts_where_it_is_more_than_that_of_the_threads(cpu: list[float]) -> None:
+    door = admission()
+    door._cores = 1  # as on a machine of one core
+    for _ in range(400):
+        cpu[0] += 0.005
+        answered(door, 1, busy_s=0.001, retrieval_s=0.01)
+    assert door.limit(0.12) == pytest.approx((0.024 + 0.01) / 0.005, abs=1)
+
+
+def test_answers_that_take_too_long_lower_the_limit_and_it_comes_back() -> None:
+    door = admission()
+    answered(door, 400, busy_s=0.002, retrieval_s=0.01)
+    usual = door.limit(0.12)
+    answered(door, 50, busy_s=0.002, retrieval_s=0.01, own_s=0.1)
+    assert door.limit(0.12) <= usual / 3
+    answered(door, 200, busy_s=0.002, retrieval_s=0.01)
+    assert door.limit(0.12) == usual
 
 
 def test_an_upstream_that_seems_slow_raises_the_limit_slowly_and_no_further_than_its_budget() -> None:
     door = admission()
-    for _ in range(400):
-        door.observe(busy_s=0.01, retrieval_s=0.01)
+    answered(door, 400, busy_s=0.01, retrieval_s=0.01)
     before = door.limit(0.12)
-    for _ in range(10):
-        door.observe(busy_s=0.01, retrieval_s=5.0)
+    answered(door, 10, busy_s=0.01, retrieval_s=5.0)
     assert door.limit(0.12) <= before + 2
-    for _ in range(2000):
-        door.observe(busy_s=0.01, retrieval_s=5.0)
-    assert door.limit(0.12) <= 2 * (0.04 + 0.08) / 0.01 + 1
+    answered(door, 2000, busy_s=0.01, retrieval_s=5.0)
+    assert door.limit(0.12) <= 2 * (0.024 + 0.08) / 0.01 + 1

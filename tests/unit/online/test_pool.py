@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aif_stream.online.pool import Pool, distinct
+from aif_stream.online.pool import Pool
 
 KEYS = st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=60)
 
@@ -53,6 +53,6 @@ def test_a_channel_that_failed_gives_its_share_to_the_filler() -> None:
     assert pool.fill().tolist() == [3, 4]
 
 
-@given(KEYS)
-def test_distinct_keeps_first_occurrences_in_order(keys: list[int]) -> None:
-    assert distinct(u64(keys)).tolist() == list(dict.fromkeys(keys))
+@given(KEYS, st.integers(1, 70))
+def test_first_occurrences_are_taken_in_order(keys: list[int], wanted: int) -> None:
+    assert Pool(wanted, ()).take("", u64(keys)).tolist() == list(dict.fromkeys(keys))[:wanted]
