@@ -8,8 +8,8 @@ one is answered after about N · cost (Little's law), so it is taken only while
 
 ``cost``: the larger of wall time in threads per thread, and CPU time of the whole process per core: so the loop's share
 counts, HTTP, JSON and refusals among it, and cores shared with others (wall time grows then). ``factor`` (1/4 … 1)
-corrects what the two do not show: it falls while answers take longer than a third of their deadline beside retrieval, and
-rises again slowly. About a quarter of the answers may take longer before it settles.
+corrects what the two do not show: it falls while answers take longer than a third of their deadline beside retrieval,
+and rises again slowly. About a quarter of the answers may take longer before it settles.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from aif_stream.telemetry import IN_SERVICE, IN_SERVICE_LIMIT, RANK_SHED
 # Of the deadline, for queue and own work: a fifth of 150 ms, beside 10 ms of retrieval, keeps the mean near 40 ms and
 # leaves room for a p99 of 60. Little's law speaks of means; a third (before) gave a p99 of 246.
 _QUEUE_SHARE: Final = 1 / 5
-# Answers that take longer than this are late: more than the queue should take, less than the deadline. On a core that is
-# shared with much else, a fifth would refuse what could still be answered well in time.
+# Answers that take longer than this are late: more than the queue should take, less than the deadline. On a core
+# that is shared with much else, a fifth would refuse what could still be answered well in time.
 _LATE_SHARE: Final = 1 / 3
 # Before anything is measured a server takes too much rather than too little: it knows better after twenty requests.
 _FIRST_BUSY_S: Final = 0.001
