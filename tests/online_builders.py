@@ -92,14 +92,27 @@ class Index:
         self, model: ModelVersion, items: Sequence[ItemUpserted], *, time_ms: int = T0_MS, computed_ms: int = 0
     ) -> Written:
         """Items with features and the model's rows."""
+        return (await self.put_of_all([model], items, time_ms=time_ms, computed_ms=computed_ms))[0]
+
+    async def put_of_all(
+        self,
+        models: Sequence[ModelVersion],
+        items: Sequence[ItemUpserted],
+        *,
+        time_ms: int = T0_MS,
+        computed_ms: int = 0,
+    ) -> list[Written]:
+        """Items with features and the rows of every model."""
         batch = [
             ItemWrite(item.key, canonical_id(item.item_id, "item_id"), Order(time_ms, i), msgspec.json.encode(item))
             for i, item in enumerate(items)
         ]
         orders = np.array([write.order for write in batch], np.uint64)
-        rows = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms or now_ms()).rows
-        await self.store.write_live(batch, {model.name: rows})
-        return Written(model, np.array([item.key for item in items], np.uint64), rows)
+        now = computed_ms or now_ms()
+        rows = {model.name: model.item_rows(items, orders[:, 0], orders[:, 1], now).rows for model in models}
+        await self.store.write_live(batch, rows)
+        keys = np.array([item.key for item in items], np.uint64)
+        return [Written(model, keys, rows[model.name]) for model in models]
 
     async def put_features(self, items: Sequence[ItemUpserted]) -> None:
         """Features without rows of any version (the versions' names must not be listed yet)."""

@@ -176,3 +176,20 @@ async def read_requests(settings: Settings, since_ms: int, until_ms: int) -> Asy
                     continue
                 if since_ms <= logged.received_ms < until_ms:
                     yield logged
+
+
+async def latest_requests(settings: Settings, most: int) -> list[LoggedRequest]:
+    """About the last ``most`` requests of the log, newest last; what cannot be read is passed over.
+
+    Raises ``BusUnavailable``, ``TopicError``.
+    """
+    found: list[LoggedRequest] = []
+    async with LogReader(settings, REQUESTS, client_id="aif-requests") as reader:
+        ends, first = await reader.end_offsets(), await reader.beginning_offsets()
+        reader.seek({number: max(first[number], end - most) for number, end in ends.items()})
+        while not await reader.caught_up(ends):
+            for record in await reader.poll(most):
+                if record.value is not None:
+                    with contextlib.suppress(BadEvent):
+                        found.append(decode_logged(record.value))
+    return sorted(found, key=lambda logged: logged.received_ms)[-most:]

@@ -1,7 +1,8 @@
-"""``aif model``: publish, list, status, activate, rollback, retire."""
+"""``aif model``: publish, list, status, gate, activate, rollback, retire."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,23 @@ from aif_stream.settings import Settings
 
 @click.group()
 def model() -> None:
-    """Model versions: publish, list, status, activate, rollback, retire."""
+    """Model versions: publish, list, status, gate, activate, rollback, retire."""
 
 
 @model.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--wait", is_flag=True, help="return when every row is rebuilt and the version is ready")
-@click.option("--activate", is_flag=True, help="wait, then let this version answer")
+@click.option("--activate", is_flag=True, help="wait, then let this version answer, if it passes its gate")
 @click.option("--resume", is_flag=True, help="take up a roll-out of this artefact that was broken off")
 @click.option("--json", "as_json", is_flag=True, help="the version's record as JSON")
 @with_settings
-def publish(settings: Settings, directory: Path, wait: bool, activate: bool, resume: bool, as_json: bool) -> None:
+def publish(settings: Settings, directory: Path, wait: bool, activate: bool, resume: bool, as_json: bool) -> int:
     """Publish the artefact in DIRECTORY as a new version and rebuild the rows for it.
 
-    A version is published once; --resume goes on where a roll-out of the same artefact was broken off.
+    A version is published once; --resume goes on where a roll-out of the same artefact was broken off. Exit code 3:
+    it is ready, and does not pass its gate.
     """
+    from aif_stream.cli.model_gate import activate_or_tell
     from aif_stream.nearline.rollout import Progress as Rebuilt
     from aif_stream.nearline.rollout import publish_version
 
@@ -44,10 +47,11 @@ def publish(settings: Settings, directory: Path, wait: bool, activate: bool, res
                 task, visible=True, completed=done.done, total=done.total, rate=f"{done.items_per_s:,.0f} items/s"
             )
 
-        record = run_async(
-            publish_version(settings, directory, wait=wait, activate=activate, resume=resume, on_progress=show)
-        )
+        record = run_async(publish_version(settings, directory, wait=wait or activate, resume=resume, on_progress=show))
+    if activate:
+        return activate_or_tell(settings, record.version, as_json=as_json)
     _say(as_json, {"version": record.version, "state": record.state.value, "artefact": record.artefact})
+    return 0
 
 
 @model.command(name="list")
@@ -59,7 +63,7 @@ def list_versions(settings: Settings, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(found).decode())
         return
-    _table(found, ("version", "state", "coverage", "created_ms"))
+    _table(found, ("version", "state", "users", "coverage", "created", "note"))
 
 
 @model.command()
@@ -77,7 +81,7 @@ def status(settings: Settings, watch: bool, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(found).decode())
         return
-    _table(found, ("version", "state", "coverage", "rebuild"))
+    _table(found, ("version", "state", "users", "coverage", "rebuild"))
 
 
 @model.command()
@@ -104,23 +108,55 @@ def retire(settings: Settings, version: str, orphan: bool, as_json: bool) -> Non
 
 @model.command()
 @click.argument("version")
+@click.option("--json", "as_json", is_flag=True, help="the report as JSON")
 @with_settings
-def activate(settings: Settings, version: str) -> None:
-    """Let VERSION answer from now on; the one before stays warm for a rollback."""
-    from aif_stream.nearline.rollout import activate_version
+def gate(settings: Settings, version: str, as_json: bool) -> int:
+    """Look whether VERSION may answer: rows complete and right, scores like the active version's. Changes nothing.
 
-    record = run_async(activate_version(settings, version))
-    click.echo(f"{record.version} is active, in place of {record.replaces or 'none'}")
+    Exit code 3: it falls short; the limits are the AIF_GATE_… settings.
+    """
+    from aif_stream.cli.model_gate import show_gate
+
+    return show_gate(settings, version, as_json=as_json)
 
 
 @model.command()
+@click.argument("version")
+@click.option(
+    "--percent",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=100.0,
+    help="a canary: this share of the users, by a hash of their id; the others stay where they are",
+)
+@click.option("--force", is_flag=True, help="in spite of the gate; needs --reason")
+@click.option("--reason", default="", help="why; kept in the version's record")
+@click.option("--json", "as_json", is_flag=True, help="version, state, percent and the gate's report as JSON")
 @with_settings
-def rollback(settings: Settings) -> None:
-    """Go back to the version that the active one replaced."""
+def activate(settings: Settings, version: str, percent: float, force: bool, reason: str, as_json: bool) -> int:
+    """Let VERSION answer from now on, if it passes its gate; the one before stays warm for a rollback.
+
+    A canary grows by calling this again with a larger --percent; 100 makes it the active version. Exit code 3: the
+    gate's checks that fell short are printed, and what answers is as it was.
+    """
+    from aif_stream.cli.model_gate import activate_or_tell
+
+    if force != bool(reason.strip()):
+        raise click.UsageError("--force and --reason come together")
+    return activate_or_tell(settings, version, percent=percent, force=reason.strip(), as_json=as_json)
+
+
+@model.command()
+@click.option("--json", "as_json", is_flag=True, help="the record of the version that answers everybody now, as JSON")
+@with_settings
+def rollback(settings: Settings, as_json: bool) -> None:
+    """End the canary; without one, go back to the version that the active one replaced."""
     from aif_stream.nearline.rollout import rollback_version
 
     record = run_async(rollback_version(settings))
-    click.echo(f"{record.version} is active again, in place of {record.replaces or 'none'}")
+    if as_json:
+        click.echo(orjson.dumps({"version": record.version, "state": record.state.value}).decode())
+        return
+    click.echo(f"{record.version} answers everybody")
 
 
 async def _versions(settings: Settings) -> list[dict[str, Any]]:
@@ -135,6 +171,8 @@ async def _versions(settings: Settings) -> list[dict[str, Any]]:
             {
                 "version": record.version,
                 "state": book.state_of(record.version).value,
+                "percent": book.percent_of(record.version),
+                "note": record.note,
                 "coverage": await coverage(settings, record.version),
                 "created_ms": record.created_ms,
                 "rebuild": {
@@ -154,9 +192,14 @@ def _table(found: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     for column in columns:
         table.add_column(column)
     for row in found:
-        cells = dict(
-            row, coverage=f"{row['coverage']:.1%}", rebuild=f"{row['rebuild']['done']}/{row['rebuild']['total']}"
-        )
+        created = datetime.fromtimestamp(row["created_ms"] / 1000, UTC)
+        cells = {
+            **row,
+            "users": f"{row['percent']:g} %" if row["percent"] else "",
+            "coverage": f"{row['coverage']:.1%}",
+            "created": f"{created:%Y-%m-%d %H:%M} UTC",
+            "rebuild": f"{row['rebuild']['done']}/{row['rebuild']['total']}",
+        }
         table.add_row(*(str(cells[column]) for column in columns), style="bold" if row["state"] == "active" else "")
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""A new model version, from a directory to active: publish → list → rebuild → ready → activate (design §7).
+"""A new model version, from a directory to ready: publish → list → rebuild → ready (design §7); then activation.py.
 
 Every step may be repeated: a roll-out that was broken off is taken up by publishing the same artefact again.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,15 +20,30 @@ from aif_stream.bus import versions as bus_versions
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import MODEL_UPDATES, REBUILD_TASKS
 from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
-from aif_stream.errors import ArtefactError, VersionError
+from aif_stream.errors import VersionError
 from aif_stream.index.connection import open_redis
+from aif_stream.index.coverage import count_coverage
 from aif_stream.index.keys import Buckets
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import load, manifest_sha256
+from aif_stream.nearline.activation import Activation, activate_version, known, rollback_version
+from aif_stream.nearline.artefacts import install
 from aif_stream.nearline.rebuild import RebuildTask, task_record
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
+
+__all__ = [
+    "Progress",
+    "Rollout",
+    "activate_version",
+    "coverage",
+    "install",
+    "open_rollout",
+    "publish_version",
+    "rebuild_status",
+    "rollback_version",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +51,7 @@ _ASK_EVERY_S: Final = 0.2
 # No bucket finished for this long while live traffic is quiet: tasks or their tally were lost (Redis emptied,
 # retention), so the missing ones are given out again. A bucket takes well under a second.
 _STALLED_S: Final = 30.0
+_COUNTED: Final = 50_000  # items looked at for a list: 0.2 s per version
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,10 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+async def _unheard(_book: VersionBook, _record: VersionRecord) -> None:
+    """The book is looked at, not listened to."""
 
 
 def _ignore(_: Progress) -> None:
@@ -106,28 +124,33 @@ class Rollout:
         return await self._announce(msgspec.structs.replace(record, state=VersionState.REBUILDING))
 
     async def progress(self, version: str) -> AsyncIterator[Progress]:
-        """How far the rebuild is, every 0.2 s, ending with the complete one. Gives lost tasks out again."""
+        """How far the rebuild is, every 0.2 s, ending with the complete one. Gives lost tasks out again.
+
+        Raises ``VersionError`` as soon as the version is retired meanwhile.
+        """
         first = await self._tally.read(version)
         began_s = changed_s = clock.monotonic_s()
         before = len(first.done)
-        while True:
-            tally = await self._tally.read(version)
-            now_s = clock.monotonic_s()
-            gained, took_s = len(tally.done) - len(first.done), max(now_s - began_s, 1e-3)
-            rate = max(0, tally.items - first.items) / took_s
-            eta_s = len(tally.missing) * took_s / gained if gained > 0 else None
-            progress = Progress(len(tally.done), tally.total, tally.items, rate, eta_s)
-            yield progress
-            if progress.complete:
-                return
-            if len(tally.done) != before:
-                before, changed_s = len(tally.done), now_s
-            elif now_s - changed_s > _STALLED_S:
-                _unretired(await bus_versions.read_versions(self._settings), version)
-                log.warning(kv("rebuild.stalled", version=version, missing=len(tally.missing), action="tasks again"))
-                await self._give_out(version, tally.missing)
-                changed_s = now_s
-            await asyncio.sleep(_ASK_EVERY_S)
+        async with bus_versions.VersionFollower(self._settings, _unheard) as follower:
+            while True:
+                tally = await self._tally.read(version)
+                now_s = clock.monotonic_s()
+                gained, took_s = len(tally.done) - len(first.done), max(now_s - began_s, 1e-3)
+                rate = max(0, tally.items - first.items) / took_s
+                eta_s = len(tally.missing) * took_s / gained if gained > 0 else None
+                progress = Progress(len(tally.done), tally.total, tally.items, rate, eta_s)
+                yield progress
+                if progress.complete:
+                    return
+                _unretired(follower.book, version)
+                if len(tally.done) != before:
+                    before, changed_s = len(tally.done), now_s
+                elif now_s - changed_s > _STALLED_S:
+                    missing = len(tally.missing)
+                    log.warning(kv("rebuild.stalled", version=version, missing=missing, action="tasks again"))
+                    await self._give_out(version, tally.missing)
+                    changed_s = now_s
+                await asyncio.sleep(_ASK_EVERY_S)
 
     async def finish(self, version: str) -> VersionRecord:
         """Say that a version is ready: every bucket is rebuilt."""
@@ -137,39 +160,8 @@ class Rollout:
         return await self._announce(msgspec.structs.replace(record, state=VersionState.READY))
 
     async def activate(self, version: str) -> VersionRecord:
-        """Make a ready version the one that answers; one whose every bucket is rebuilt is ready.
-
-        Raises ``VersionError`` when it is not, or another activation won the race.
-        """
-        book = await bus_versions.read_versions(self._settings)
-        record = _known(book, version)
-        state = book.state_of(version)
-        if book.active == version:
-            return record
-        if state is VersionState.REBUILDING:
-            tally = await self._tally.read(version)
-            if tally.missing:
-                raise VersionError(
-                    f"version {version} is rebuilding, not ready: {len(tally.done)} of {tally.total} buckets are done",
-                    mend="wait for it: aif model status --watch",
-                )
-        elif state is not VersionState.READY:
-            raise VersionError(f"version {version} is {state.value}, not ready", mend="aif model status")
-        active = msgspec.structs.replace(
-            record, state=VersionState.ACTIVE, activation=book.activation + 1, replaces=book.active
-        )
-        await self._announce(active)
-        now_active = (await bus_versions.read_versions(self._settings)).active
-        if now_active != version:
-            raise VersionError(f"version {now_active} was activated at the same time", mend="aif model list")
-        return active
-
-    async def rollback(self) -> VersionRecord:
-        """Activate the version that the active one replaced. Raises ``VersionError`` when there is none."""
-        book = await bus_versions.read_versions(self._settings)
-        if book.active is None or (before := book.records[book.active].replaces) is None:
-            raise VersionError("there is no version to go back to", mend="aif model list")
-        return await self.activate(before)
+        """See ``Activation.activate``."""
+        return await Activation(self._settings, self._producer, self._tally).activate(version)
 
     async def _announce(self, record: VersionRecord) -> VersionRecord:
         await bus_versions.publish_version(self._producer, record, "aif.rollout")
@@ -214,18 +206,6 @@ async def publish_version(
         return await rollout.activate(record.version) if activate else record
 
 
-async def activate_version(settings: Settings, version: str) -> VersionRecord:
-    """See ``Rollout.activate``."""
-    async with open_rollout(settings) as rollout:
-        return await rollout.activate(version)
-
-
-async def rollback_version(settings: Settings) -> VersionRecord:
-    """See ``Rollout.rollback``."""
-    async with open_rollout(settings) as rollout:
-        return await rollout.rollback()
-
-
 async def rebuild_status(settings: Settings, version: str) -> Progress:
     """How far a rebuild is now; rate and ETA need two looks and are left out."""
     async with open_redis(settings) as redis:
@@ -234,45 +214,18 @@ async def rebuild_status(settings: Settings, version: str) -> Progress:
 
 
 async def coverage(settings: Settings, version: str) -> float:
-    """Share of the known items (removed ones too) that have a row of this version; 1 while there are no items."""
-    async with open_redis(settings) as redis:
-        store = N2OStore(redis, Buckets(settings.index_buckets))
-        items = await store.count_items()
-        return min(1.0, await store.count_rows(version) / items) if items else 1.0
+    """Share of the items that are not removed that have their row of this version; 1 while there are no items.
 
-
-def install(artefact: Path, home: Path) -> Path:
-    """Copy an artefact to where every role reads it, whole or not at all. Repeatable for the same artefact.
-
-    Raises ``ArtefactError`` when ``home`` holds another one.
+    Of a large index some buckets are looked at, evenly spread; the gate looks at all.
     """
-    if home.exists():
-        if manifest_sha256(home) != manifest_sha256(artefact):
-            raise ArtefactError(f"{home} holds another artefact", mend="train under a new version name")
-        load(home)
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
-    try:
-        shutil.copytree(artefact, draft, dirs_exist_ok=True)
-        draft.chmod(0o755)  # mkdtemp makes it private; other roles read it
-        draft.rename(home)
-    except OSError as error:
-        raise ArtefactError(f"cannot copy {artefact} to {home}: {error}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return home
-
-
-def _known(book: VersionBook, version: str) -> VersionRecord:
-    record = book.records.get(version)
-    if record is None:
-        raise VersionError(f"version {version} is unknown", mend="aif model list")
-    return record
+    async with open_redis(settings) as redis:
+        items = await N2OStore(redis, Buckets(settings.index_buckets)).count_items()
+        stride = max(1, items // _COUNTED)
+        return (await count_coverage(redis, version, range(0, settings.index_buckets, stride))).share
 
 
 def _unretired(book: VersionBook, version: str) -> VersionRecord:
-    record = _known(book, version)
+    record = known(book, version)
     if record.state is VersionState.RETIRED:
         raise VersionError(f"version {version} was retired meanwhile", mend="train under a new version name")
     return record
