@@ -111,6 +111,16 @@ class Settings:
     )
     request_log_redact: str = _setting("", "context fields left out of the log, comma-separated, at any depth; *: all")
 
+    explain_rate: float = _setting(0.0, "share of answers whose facts are kept without being asked for", low=0)
+    explain_facts_s: float = _setting(600.0, "facts of an answer are kept so long", low=1)
+    explain_facts_mb: int = _setting(256, "facts of one server at most; the oldest go first", low=1)
+    explain_keep_s: float = _setting(3600.0, "an explanation is kept so long after its last change", low=10)
+    explain_deadline_ms: float = _setting(600_000.0, "an explanation without a deadline of its own has this one", low=1)
+    explain_max: int = _setting(20, "most explanations that one rank request may start", low=0)
+    explain_client_rate: float = _setting(50.0, "explanations/s one client may ask for; twice that at once", low=0.01)
+    explain_port: int = _setting(8084, "port of /metrics and /readyz of aif explain; 0: a free one", low=0)
+    explain_nice: int = _setting(19, "OS niceness of aif explain (19: it only takes what others leave)", low=0)
+
     gate_row_sample: int = _setting(
         # One wrong row in 200 is found with 99.3 %; reading and computing them takes about a second.
         1000,
@@ -125,3 +135,111 @@ class Settings:
     gate_min_overlap: float = _setting(0.2, "share of the best tenth that both versions name, mean", low=0)
     gate_max_score_shift: float = _setting(3.0, "median score against the active one's, in its deviations", low=0)
     gate_timeout_s: float = _setting(120.0, "a gate that takes longer has not been passed", low=1)
+
+    models_dir: Path = _setting(Path(), "artefacts of published versions; empty: $AIF_HOME/models")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", self.home.expanduser())
+        if self.models_dir == Path():
+            object.__setattr__(self, "models_dir", self.home / "models")
+        if not self.serve_url:
+            object.__setattr__(self, "serve_url", f"http://{self.host}:{self.serve_port}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One line of ``aif config show``; ``value`` is masked when the setting is a secret."""
+
+    name: str
+    value: str
+    origin: str
+    help: str
+
+
+def variable(name: str) -> str:
+    """``kafka_bootstrap`` -> ``AIF_KAFKA_BOOTSTRAP``."""
+    return PREFIX + name.upper()
+
+
+def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> tuple[Settings, list[Origin]]:
+    """Read all sources. Raises ``SettingsError`` naming the variable (or file and key) that is wrong."""
+    env = os.environ if environ is None else environ
+    hints = get_type_hints(Settings)
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    home = Path(env.get("AIF_HOME", "~/.aif_stream")).expanduser()
+    if (home / "run.toml").is_file():
+        layers.append((str(home / "run.toml"), _read_toml(home / "run.toml", hints)))
+    if config is not None:
+        layers.append((str(config), _read_toml(config, hints)))
+    layers.append(("environment", {n: env[variable(n)] for n in hints if variable(n) in env}))
+
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        for name, raw in layer.items():
+            where = variable(name) if origin == "environment" else f"{name} in {origin}"
+            values[name] = _parse(hints[name], raw, where)
+            origins[name] = origin
+    for spec in fields(Settings):
+        low = spec.metadata["low"]
+        if low is not None and spec.name in values and values[spec.name] < low:
+            raise SettingsError(f"{variable(spec.name)}={values[spec.name]} is below {low:g}")
+    settings = Settings(**values)
+    return settings, [_origin(settings, spec, origins) for spec in fields(Settings)]
+
+
+def _origin(settings: Settings, spec: Any, origins: Mapping[str, str]) -> Origin:
+    value = str(getattr(settings, spec.name))
+    if spec.metadata["secret"] and value:
+        value = _mask(value)
+    return Origin(spec.name, value, origins.get(spec.name, "default"), spec.metadata["help"])
+
+
+def _mask(value: str) -> str:
+    """A URL keeps its address and loses its password; anything else is hidden whole."""
+    parts = urlsplit(value)
+    if not parts.hostname:
+        return MASK
+    if parts.password is None:
+        return value
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{MASK}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _read_toml(path: Path, hints: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    for name in data:
+        if name not in hints:
+            raise SettingsError(f"{path}: unknown setting {name!r}", mend="aif config show lists them")
+    return data
+
+
+def _parse(kind: Any, raw: Any, where: str) -> Any:
+    choices = get_args(kind)
+    if choices:
+        if raw not in choices:
+            raise SettingsError(f"{where}={raw!r} is none of {', '.join(choices)}")
+        return raw
+    text = str(raw)
+    try:
+        return _PARSERS[kind](text)
+    except ValueError:
+        raise SettingsError(f"{where}={text!r} is no {cast(type, kind).__name__}") from None
+
+
+def _bool(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError(text)
+    return known[text.lower()]
+
+
+_PARSERS: Final[dict[Any, Callable[[str], Any]]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: _bool,
+    Path: lambda text: Path(text).expanduser(),
+}
