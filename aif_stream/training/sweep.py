@@ -26,7 +26,7 @@ class Entry:
 
 
 COLD: Final = Entry("cold", Kind.COLD)
-BY_KIND: Final[dict[str, Any]] = {"tier_groups": ((1,), (2, 3, 4))}  # tiers of clicks, and of all that is stronger
+BY_KIND: Final[dict[str, Any]] = {"tier_groups": ((1, 2, 3), (4,))}  # what was bought is seldom wanted again
 
 
 def ladder() -> list[Entry]:
