@@ -82,14 +82,15 @@ def progress(name: str) -> Iterator[OnStep]:
 
 
 def train_and_report(
-    work: Callable[[Recipe, list[int], OnStep], list[dict[str, Any]]],
+    work: Callable[[Recipe, int, OnStep], list[dict[str, Any]]],
     render: Callable[[list[dict[str, Any]]], Report],
     seeds: str,
     epochs: int,
     out: Path,
     as_json: bool,
 ) -> None:
-    """Records of ``work`` by seeds, as a report. The directory is claimed before anything is trained."""
+    """Records of ``work`` for each seed, as a report. The directory is claimed before anything is trained; Ctrl-C ends
+    with a report of the seeds that are done."""
     from dataclasses import asdict, replace
 
     from aif_stream.clock import monotonic_s
@@ -99,17 +100,29 @@ def train_and_report(
     chosen = numbers(seeds, "--seeds")
     prepare(out)
     recipe, began, ran = replace(FULL, epochs=epochs), monotonic_s(), about()
+    records: list[dict[str, Any]] = []
     with progress("training") as on_step:
-        records = work(recipe, chosen, on_step)
+        try:
+            for number, seed in enumerate(chosen):
+                records += work(recipe, seed, _of_many(on_step, number, len(chosen)))
+        except KeyboardInterrupt:
+            if not records:
+                raise
+            click.echo("stopped: the report is of the seeds that were done", err=True)
     results = {
         **ran,
         "data": ", ".join(dict.fromkeys(record["data"] for record in records)),
-        "seeds": chosen,
+        "seeds": list(dict.fromkeys(record["seed"] for record in records)),
         "recipe": asdict(recipe),
         "seconds": round(monotonic_s() - began),
         "records": records,
     }
     finish(out, results, render(records), as_json)
+
+
+def _of_many(on_step: OnStep, number: int, count: int) -> OnStep:
+    """Steps of one seed as steps of all."""
+    return lambda step, done, total: on_step(step, number * total + done, count * total)
 
 
 def finish(out: Path, results: dict[str, Any], report: Report, as_json: bool) -> None:

@@ -75,7 +75,9 @@ def ladder(**options: Any) -> None:
 def _sweep(entries: list[Entry], render: Callable[[Any], Report], data: str, **options: Any) -> None:
     from aif_stream.training.sweep import run_sweep
 
-    def work(recipe: Recipe, seeds: list[int], on_step: OnStep) -> list[dict[str, Any]]:
-        return run_sweep(entries, data_of(data), recipe, seeds, on_step)
+    source = data_of(data)
+
+    def work(recipe: Recipe, seed: int, on_step: OnStep) -> list[dict[str, Any]]:
+        return run_sweep(entries, source(seed), recipe, seed, on_step)
 
     train_and_report(work, render, **options)

@@ -40,8 +40,10 @@ def skew(data: str, versions: int, roads: str, **options: Any) -> None:
 
     chosen = _among(roads, ROADS, "--roads")
 
-    def work(recipe: Recipe, seeds: list[int], on_step: OnStep) -> list[dict[str, Any]]:
-        return run_skew(data_of(data), chosen, versions, recipe, seeds, on_step)
+    source = data_of(data)
+
+    def work(recipe: Recipe, seed: int, on_step: OnStep) -> list[dict[str, Any]]:
+        return run_skew(source(seed), chosen, versions, recipe, seed, on_step)
 
     train_and_report(work, skew_report, **options)
 
@@ -60,8 +62,10 @@ def staleness(data: str, delays: str, **options: Any) -> None:
 
     chosen = _among(delays, tuple(DELAYS_S), "--delays")
 
-    def work(recipe: Recipe, seeds: list[int], on_step: OnStep) -> list[dict[str, Any]]:
-        return run_staleness(data_of(data), chosen, recipe, seeds, on_step)
+    source = data_of(data)
+
+    def work(recipe: Recipe, seed: int, on_step: OnStep) -> list[dict[str, Any]]:
+        return run_staleness(source(seed), chosen, recipe, seed, on_step)
 
     train_and_report(work, staleness_report, **options)
 

@@ -99,31 +99,22 @@ def overlap(ranker: Ranker, reference: Ranker, data: Dataset) -> Resampled:
 
 
 def run_skew(
-    data: Callable[[int], Dataset],
-    roads: Sequence[str],
-    count: int,
-    recipe: Recipe,
-    seeds: Sequence[int],
-    on_step: OnStep,
+    data: Dataset, roads: Sequence[str], count: int, recipe: Recipe, seed: int, on_step: OnStep
 ) -> list[dict[str, Any]]:
-    """One record per seed, road, mode and distance: metrics, the paired difference to the closed newest version, and
-    the overlap of the first 100 with it."""
+    """One record per road, mode and distance: metrics, the paired difference to the closed newest version, and the
+    overlap of the first 100 with it."""
     if count < 2:
         raise TrainingDataError("one version cannot lag behind itself", mend="train at least two")
     records: list[dict[str, Any]] = []
-    total, done = len(seeds) * len(roads) * count, 0
-    for seed in seeds:
-        shown = data(seed)
-        for road in roads:
+    for place, road in enumerate(roads):
 
-            def on_version(number: int, road: str = road, seed: int = seed) -> None:
-                nonlocal done
-                on_step(f"{road}, version {number + 1} of {count}, seed {seed}", done, total)
-                done += 1
+        def on_version(number: int, place: int = place, road: str = road) -> None:
+            step = f"{road}, version {number + 1} of {count}, seed {seed}"
+            on_step(step, place * count + number, len(roads) * count)
 
-            versions = chain(shown, road, count, replace(recipe, seed=seed), on_version)
-            found = _compare([Served(version, shown) for version in versions], shown)
-            records += [{"seed": seed, "data": shown.name, "road": road, **line} for line in found]
+        versions = chain(data, road, count, replace(recipe, seed=seed), on_version)
+        found = _compare([Served(version, data) for version in versions], data)
+        records += [{"seed": seed, "data": data.name, "road": road, **line} for line in found]
     return records
 
 

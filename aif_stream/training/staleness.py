@@ -79,32 +79,30 @@ def changed(data: Dataset, delay_ms: int) -> dict[str, float]:
 
 
 def run_staleness(
-    data: Callable[[int], Dataset], delays: Sequence[str], recipe: Recipe, seeds: Sequence[int], on_step: OnStep
+    data: Dataset, delays: Sequence[str], recipe: Recipe, seed: int, on_step: OnStep
 ) -> list[dict[str, Any]]:
-    """One record per seed, what is late, and delay: metrics, and the paired difference to no delay."""
-    records: list[dict[str, Any]] = []
-    for number, seed in enumerate(seeds):
-        shown = data(seed)
-        what = WHAT if shown.versions is not None else ("histories",)
-        total = 1 + len(what) * len(delays)
-        on_step(f"training, seed {seed}", number * total, len(seeds) * total)
-        late = Late(Trainer(shown, "staleness", replace(recipe, seed=seed)).run(), shown)
-        reference = judge(late.ranker(0, 0), shown)
-        for place, (kind, delay) in enumerate((kind, delay) for kind in what for delay in delays):
-            on_step(f"{kind} {delay} late, seed {seed}", number * total + 1 + place, len(seeds) * total)
-            ms = 1000 * DELAYS_S[delay]
-            ranker = late.ranker(ms if kind != "histories" else 0, ms if kind != "items" else 0)
-            judged = judge(ranker, shown) if ms else reference
-            records.append(
-                {
-                    "seed": seed,
-                    "data": shown.name,
-                    "late": kind,
-                    "delay": delay,
-                    "delay_s": DELAYS_S[delay],
-                    **changed(shown, ms),
-                    "metrics": {name: metric._asdict() for name, metric in judged.metrics().items()},
-                    "difference": {name: metric._asdict() for name, metric in judged.minus(reference).items()},
-                }
-            )
+    """One record per what is late and delay: metrics, and the paired difference to no delay."""
+    what = WHAT if data.versions is not None else ("histories",)
+    cases = [(kind, delay) for kind in what for delay in delays]
+    on_step(f"training, seed {seed}", 0, 1 + len(cases))
+    late = Late(Trainer(data, "staleness", replace(recipe, seed=seed)).run(), data)
+    reference = judge(late.ranker(0, 0), data)
+    records = []
+    for number, (kind, delay) in enumerate(cases):
+        on_step(f"{kind} {delay} late, seed {seed}", 1 + number, 1 + len(cases))
+        ms = 1000 * DELAYS_S[delay]
+        ranker = late.ranker(ms if kind != "histories" else 0, ms if kind != "items" else 0)
+        judged = judge(ranker, data) if ms else reference
+        records.append(
+            {
+                "seed": seed,
+                "data": data.name,
+                "late": kind,
+                "delay": delay,
+                "delay_s": DELAYS_S[delay],
+                **changed(data, ms),
+                "metrics": {name: metric._asdict() for name, metric in judged.metrics().items()},
+                "difference": {name: metric._asdict() for name, metric in judged.minus(reference).items()},
+            }
+        )
     return records

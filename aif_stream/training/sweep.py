@@ -71,41 +71,35 @@ def signature_entries(bits: Sequence[int], codes: Sequence[int]) -> list[Entry]:
 
 
 def run_sweep(
-    entries: Sequence[Entry],
-    data: Callable[[int], Dataset],
-    recipe: Recipe,
-    seeds: Sequence[int],
-    on_model: OnModel | None = None,
+    entries: Sequence[Entry], data: Dataset, recipe: Recipe, seed: int, on_model: OnModel | None = None
 ) -> list[dict[str, Any]]:
-    """Train and judge every entry with every seed, on ``data(seed)`` -> one record each: config choices, metrics,
-    paired difference to the first entry of the same seed, cost, bridge report, seconds."""
+    """Train and judge every entry -> one record each: config choices, metrics, paired difference to the first entry,
+    cost, bridge report, seconds."""
     records: list[dict[str, Any]] = []
-    for seed in seeds:
-        first: Judged | None = None
-        shown = data(seed)
-        for entry in entries:
-            if on_model is not None:
-                on_model(f"{entry.name}, seed {seed}", len(records), len(entries) * len(seeds))
-            trainer = Trainer(shown, "sweep", replace(recipe, seed=seed), kind=entry.kind, **entry.choices)
-            version = trainer.run()
-            served = Served(version, shown)
-            judged = judge(served, shown)
-            first = first or judged
-            records.append(
-                {
-                    "model": entry.name,
-                    "kind": entry.kind.value,
-                    "choices": {name: _plain(value) for name, value in entry.choices.items()},
-                    "seed": seed,
-                    "data": shown.name,
-                    "metrics": {name: metric._asdict() for name, metric in judged.metrics().items()},
-                    "difference": {name: metric._asdict() for name, metric in judged.minus(first).items()},
-                    "online_ms_per_10k": online_ms(version, served.rows, served.units),
-                    "online_mflop_per_10k": mflop(version.config),
-                    "bridges": version.metrics["bridges"],
-                    "seconds": version.metrics["seconds"],
-                }
-            )
+    first: Judged | None = None
+    for entry in entries:
+        if on_model is not None:
+            on_model(f"{entry.name}, seed {seed}", len(records), len(entries))
+        trainer = Trainer(data, "sweep", replace(recipe, seed=seed), kind=entry.kind, **entry.choices)
+        version = trainer.run()
+        served = Served(version, data)
+        judged = judge(served, data)
+        first = first or judged
+        records.append(
+            {
+                "model": entry.name,
+                "kind": entry.kind.value,
+                "choices": {name: _plain(value) for name, value in entry.choices.items()},
+                "seed": seed,
+                "data": data.name,
+                "metrics": {name: metric._asdict() for name, metric in judged.metrics().items()},
+                "difference": {name: metric._asdict() for name, metric in judged.minus(first).items()},
+                "online_ms_per_10k": online_ms(version, served.rows, served.units),
+                "online_mflop_per_10k": mflop(version.config),
+                "bridges": version.metrics["bridges"],
+                "seconds": version.metrics["seconds"],
+            }
+        )
     return records
 
 

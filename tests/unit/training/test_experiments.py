@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from aif_stream.cli.experiment import experiment as verbs
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.errors import TrainingDataError
+from aif_stream.training import staleness
 from aif_stream.training.crosses import fill_cost, hit_rate
 from aif_stream.training.dataset import Dataset, ItemVersions, Split
 from aif_stream.training.metrics import Metric
@@ -23,7 +24,7 @@ from aif_stream.training.plots import Plot, Point, Series, draw
 from aif_stream.training.report import Report, Table, page
 from aif_stream.training.skew import window
 from aif_stream.training.sources import open_data
-from aif_stream.training.staleness import changed
+from aif_stream.training.staleness import changed, run_staleness
 from aif_stream.training.summary import own_data, spread
 
 DATA = "synthetic:users=40,items=300,impressions=3000"
@@ -215,3 +216,20 @@ def test_options_that_are_none_are_wrong_usage(tmp_path: Path, arguments: tuple[
     assert done.exit_code == 2
     assert named in done.output
     assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_is_stopped_reports_the_seeds_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done_seeds: list[int] = []
+
+    def stopped(data: Dataset, delays: Any, recipe: Any, seed: int, on_step: Any) -> list[dict[str, Any]]:
+        if done_seeds:
+            raise KeyboardInterrupt
+        done_seeds.append(seed)
+        return run_staleness(data, delays, recipe, seed, on_step)
+
+    monkeypatch.setattr(staleness, "run_staleness", stopped)
+    options = ("--delays", "0,1 h", "--epochs", "1", "--data", DATA, "--seeds", "3,4")
+    done = experiment("staleness", *options, "--out", str(tmp_path), "--json")
+    assert done.exit_code == 0, done.output
+    assert "stopped" in done.stderr
+    assert json.loads(done.stdout)["seeds"] == [3]
