@@ -44,6 +44,8 @@ if action == 'ask' then
         redis.call('HDEL', KEYS[1], name)
       end
     end
+    -- Who follows the new run is not told of the old one's end. Trimmed, not deleted: ids never come twice.
+    redis.call('XTRIM', KEYS[2], 'MAXLEN', '0')
     state, w.run, w.lease, w.deadline = 'pending', w.run + 1, 0, deadline
   else
     return answer('joined')

@@ -71,7 +71,8 @@ def _head_gradient(version: ModelVersion, hidden: F32) -> F32:
 
 def _terms(version: ModelVersion, user: UserSide, rows: Rows) -> dict[str, F32]:
     """The sum that scoring makes, term by term: name -> (B, parts, H). What all candidates share is ``user``."""
-    config, first, bag = version.config, user.first.numpy(), user.bag.numpy()
+    config, first = version.config, user.first.numpy()
+    bag = user.bag.numpy()[:, : config.hidden]
     content = has_content(rows)
     t = tensor(rows["t"]).float().numpy()
     shared = bag[user.category_row[0]]  # the row of "no category" is h_u alone

@@ -80,6 +80,7 @@ class Explanations:
             Route(one, self._cancel, methods=["DELETE"]),
             Route(f"{one}/events", self._events, methods=["GET"]),
             WebSocketRoute(f"{one}/ws", self._socket),
+            Route("/explain", self._show, methods=["GET"]),
         ]
 
     async def _ask(self, request: Request) -> Response:

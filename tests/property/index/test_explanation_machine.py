@@ -69,13 +69,15 @@ async def test_the_script_is_the_machine_whatever_comes_in_whatever_order(
             assert said.state is None
             continue
         assert (said.state, said.run, said.attempt) == (work.state, work.run, work.attempt)
+        if before is not None and work.run > before.run:
+            changes = 0  # the events of the run before are gone
         stored = await store.read(NAME)
         assert stored is not None
         assert (stored.lease_ms, stored.task.deadline_ms) == (work.lease_ms, work.deadline_ms)
         changes += work != before and one.action is not Action.KEEP
         changes += work == before and reply is Reply.OK and one.action is Action.STAGE
     events = await store.events(NAME, START)
-    assert len(events) == changes, "each change is told once, and nothing else is"
+    assert len(events) == changes, "each change of this run is told once, and nothing else is"
     if work is not None:
         assert events[-1].state is work.state
 
