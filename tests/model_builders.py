@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "second key": {"second_key": "brand"},
     "coded": {"codes": 16},
     "all": {"codes": 8, "second_key": "brand", "tier_groups": ((1, 2), (4,)), "bridge_norm": True},
+    "product": {"bridge_product": True, "second_key": "brand"},
     "no parts": {"parts": ()},
     "without tiers": {"parts": (Part.BEA, Part.LSH, Part.SIM)},
     "without lsh": {"parts": (Part.BEA, Part.TIERS, Part.SIM), "codes": 8},

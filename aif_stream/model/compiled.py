@@ -23,6 +23,8 @@ def why_not(config: ModelConfig) -> str:
         return f"kind {config.kind.value}"
     if len(config.tier_groups) > MAX_GROUPS:
         return f"{len(config.tier_groups)} tier groups"
+    if config.has(Part.BEA) and config.bridge_product:
+        return "bridge_product"
     return ""
 
 

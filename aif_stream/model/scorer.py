@@ -76,6 +76,7 @@ class Scorer(nn.Module):
         # After all others, so that a model without them draws the same weights from a seed.
         self.cross2 = Cross(config) if config.second_key else None
         self.attention = TargetAttention(config) if config.offline else None
+        self.bridge_product = nn.Linear(D, H, bias=False) if config.bridge_product else None
 
     def forward(self, user: UserNumbers, history: Histories, candidates: Candidates) -> Tensor:
         """The joint form -> logits (R, B)."""
@@ -86,7 +87,10 @@ class Scorer(nn.Module):
             return dot
         hidden = user.h[:, None] + item.h + self.product(product)  # (R, B, H)
         if user.readouts is not None:
-            hidden = hidden + self.bridge(item.w @ user.readouts)  # (R, B, K) @ (R, K, D) -> (R, B, H)
+            read = item.w @ user.readouts  # (R, B, K) @ (R, K, D)
+            hidden = hidden + self.bridge(read)  # (R, B, D) -> (R, B, H)
+            if self.bridge_product is not None:
+                hidden = hidden + self.bridge_product(read * item.t)
         if user.signature_matrix is not None:
             hidden = hidden + self.linear(sigma @ user.signature_matrix)  # (R, B, W) @ (R, W, D) -> (R, B, H)
         if self.attention is not None:

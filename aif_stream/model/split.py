@@ -63,12 +63,14 @@ class UserSide:
     remembered: Remembered | None  # of offline models
     history_used: int
     history_stored: int
+    readouts: Tensor | None = None  # (K, D) where the model multiplies them with t
     packed: PackedUser | None = None  # the same for the compiled scorer, where the version has one
 
     @property
     def nbytes(self) -> int:
         """Memory of all arrays; the bag once where ``packed`` reads it in place."""
         tensors = sum(tensor.nbytes for tensor in (self.u, self.first, self.bag))
+        tensors += 0 if self.readouts is None else self.readouts.nbytes
         rows = (self.byte_offsets, self.category_row, self.key2_row, self.signatures, self.kinds)
         arrays = sum(array.nbytes for array in rows) + (0 if self.units is None else self.units.nbytes)
         own = 0 if self.packed is None else self.packed.nbytes
@@ -135,6 +137,7 @@ def fold(net: Net, reader: TierReader, user: UserNumbers, history: Histories, se
         remembered=None if scorer.attention is None else scorer.attention.remember(history),
         history_used=int(history.mask.sum()),
         history_stored=stored,
+        readouts=None if scorer.bridge_product is None or user.readouts is None else user.readouts[0],
     )
 
 
@@ -174,6 +177,9 @@ def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: 
         hidden = hidden[:, : config.hidden]
         hidden += tensor(rows["h"])
         hidden.addmm_(x, user.first)  # (B, K + T + D) @ (K + T + D, H)
+        if scorer.bridge_product is not None and user.readouts is not None:
+            read = x[:, : config.bridges] @ user.readouts  # (B, K) @ (K, D)
+            hidden += scorer.bridge_product(read.mul_(t))
         if scorer.attention is not None and user.remembered is not None:
             sigma = torch.from_numpy(signs(rows["sig"], content))
             hidden += scorer.attention(t[None], sigma[None], user.remembered)[0]

@@ -49,6 +49,7 @@ def mflop(config: ModelConfig) -> float:
         each += 2 * D * H + 2 * H + 7 * H + 2 * H * config.head + 3 * config.head
     if config.has(Part.BEA):
         each += 2 * config.bridges * H
+        each += (2 * config.bridges * D + D + 2 * D * H) if config.bridge_product else 0
     if config.has(Part.LSH):
         each += config.signature_bits // 8 * H
     if config.has(Part.TIERS):
