@@ -44,7 +44,6 @@ from aif_stream.settings import Settings
 
 CONTENT = 32
 CATEGORIES = 100
-USERS = 64
 
 
 def model_of(args: argparse.Namespace) -> ModelVersion:
@@ -54,12 +53,18 @@ def model_of(args: argparse.Namespace) -> ModelVersion:
         short=args.short,
         content_width=CONTENT,
         categories=tuple(f"c{i}" for i in range(CATEGORIES)),
+        codes=args.codes,
     )
-    return ModelVersion.init(config, 1, "bench")
+    model = ModelVersion.init(config, 1, "bench")
+    if args.codes:  # an untrained version's are all zeros: every item would read the same row of the bag
+        words = np.random.default_rng(5).integers(0, 256, (args.codes, args.bits // 8), dtype=np.uint8)
+        model.net.item_tower.codewords.numpy()[...] = words
+        model = ModelVersion(model.name, model.net)
+    return model
 
 
 async def fill(args: argparse.Namespace, settings: Settings, model: ModelVersion) -> None:
-    """Items 0 … N - 1 with rows, USERS users with L clicks each."""
+    """Items 0 … N - 1 with rows, args.users users with L clicks each."""
     random = np.random.default_rng(1)
     async with open_redis(settings) as redis:
         store = N2OStore(redis, Buckets(settings.index_buckets))
@@ -80,7 +85,7 @@ async def fill(args: argparse.Namespace, settings: Settings, model: ModelVersion
             ]
             await store.write_live(batch, {model.name: rows})
         histories = HistoryStore(redis, settings.history_long)
-        for user in range(USERS):
+        for user in range(args.users):
             touched = random.integers(0, args.items, args.history).tolist()
             start = now_ms() - 60_000 * args.history
             packed = b"".join(entry_bytes(k, BehaviorKind.CLICK, start + 60_000 * i) for i, k in enumerate(touched))
@@ -206,6 +211,7 @@ async def stack(args: argparse.Namespace, script: str, home: Path) -> AsyncItera
                 "AIF_HISTORY_LONG": str(args.history),
                 "AIF_JOIN": args.join,
                 "AIF_EXECUTOR_THREADS": str(args.threads),
+                "AIF_KERNELS": args.kernels,
                 "AIF_USER_CACHE_S": str(args.user_cache),
                 "AIF_LOG_LEVEL": "ERROR",
             }

@@ -1,0 +1,126 @@
+"""What issue-level goals ask of `POST /v1/rank`, as loads for rank.py and a table of figure beside goal.
+
+python benchmarks/rank.py --goals [--json]        about 7 minutes on a quiet machine of 2 cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``kind`` closed: ``amount`` clients; open: ``amount`` requests/s. ``cold``: share of requests of users whose side
+    is computed anew."""
+
+    name: str
+    kind: str
+    amount: float
+    requests: int
+    cold: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One index and one server. ``codes`` 0: exact tiers."""
+
+    candidates: int
+    history: int
+    loads: tuple[Load, ...]
+    bits: int = 64
+    codes: int = 0
+    user_cache_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """``at_most`` or at least (``up``) of ``figure`` in the run named so."""
+
+    what: str
+    run: str
+    figure: Callable[[Run], float]
+    bound: float
+    up: bool = field(default=False)
+
+
+def stage(name: str, quantile: str) -> Callable[[Run], float]:
+    return lambda run: float(run["stages_ms"][name][quantile])
+
+
+def latency(quantile: str) -> Callable[[Run], float]:
+    return lambda run: float(run["latency_ms"][quantile])
+
+
+def refused(run: Run) -> float:
+    """Share of answers that were neither 200 nor 503 with a time to come back."""
+    return float(sum(count for status, count in run["statuses"].items() if status not in {"200", "503"}))
+
+
+JOIN_SCORE = "join + score"
+CELLS = (
+    Cell(10_000, 1_000, (Load("closed", "closed", 1, 300), Load("open 20/s", "open", 20, 1_000))),
+    Cell(
+        10_000,
+        1_000,
+        (
+            Load("half cached 20/s", "open", 20, 300, cold=0.5),
+            Load("half cached 120/s", "open", 120, 3_000, cold=0.5),
+            Load("half cached 240/s", "open", 240, 3_000, cold=0.5),
+        ),
+        user_cache_s=10.0,
+    ),
+    Cell(2_000, 1_000, (Load("B=2,000", "open", 20, 400),)),
+    Cell(10_000, 10_000, (Load("L=10,000", "open", 20, 400),)),
+    Cell(10_000, 1_000, (Load("coded W=256", "open", 20, 400),), bits=256, codes=256),
+    Cell(10_000, 10_000, (Load("coded W=256 L=10,000", "open", 20, 400),), bits=256, codes=256),
+)
+GOALS = (
+    Goal("join + score p50, exact tiers", "open 20/s", stage(JOIN_SCORE, "p50"), 4.0),
+    Goal("join + score p99, exact tiers", "open 20/s", stage(JOIN_SCORE, "p99"), 8.0),
+    Goal("join + score p50, coded tiers", "coded W=256", stage(JOIN_SCORE, "p50"), 2.5),
+    Goal("join + score p50, coded tiers, L = 10,000", "coded W=256 L=10,000", stage(JOIN_SCORE, "p50"), 2.5),
+    Goal("join + score p50, B = 2,000", "B=2,000", stage(JOIN_SCORE, "p50"), 1.2),
+    Goal("whole request p50", "open 20/s", latency("p50"), 18.0),
+    Goal("whole request p99", "open 20/s", latency("p99"), 25.0),
+    Goal(
+        "answers/s at 120/s due, half cached", "half cached 120/s", lambda run: float(run["answers_per_s"]), 114.0, True
+    ),
+    Goal("p99 at 120/s due, half cached", "half cached 120/s", latency("p99"), 50.0),
+    Goal("p99 of the accepted at 240/s due", "half cached 240/s", latency("p99"), 60.0),
+    Goal("answers that are neither 200 nor 503 at 240/s due", "half cached 240/s", refused, 0.0),
+)
+
+
+def sized(args: argparse.Namespace, cell: Cell) -> argparse.Namespace:
+    """The command's arguments for one cell."""
+    own = copy.copy(args)
+    own.candidates, own.history = cell.candidates, cell.history
+    own.bits, own.codes, own.user_cache = cell.bits, cell.codes, cell.user_cache_s
+    # More cold users than the server remembers sides (some 460), so that none of theirs is met again.
+    own.users = 704 if cell.user_cache_s else 64
+    return own
+
+
+def judged(runs: list[Run]) -> list[dict[str, Any]]:
+    """Each goal with what was seen."""
+    by_name = {run["name"]: run for run in runs}
+    found: list[dict[str, Any]] = []
+    for goal in GOALS:
+        seen = goal.figure(by_name[goal.run])
+        met = seen >= goal.bound if goal.up else seen <= goal.bound
+        found.append({"goal": goal.what, "bound": goal.bound, "seen": round(seen, 2), "met": met})
+    tiers = [by_name[name]["stages_ms"]["score"]["p50"] for name in ("open 20/s", "L=10,000")]
+    grown = {"goal": "score at L = 10,000 over L = 1,000", "bound": 10.0, "seen": round(tiers[1] / tiers[0], 2)}
+    return [*found, {**grown, "met": tiers[1] <= 10 * tiers[0]}]
+
+
+def table(goals: list[dict[str, Any]]) -> str:
+    lines = [f"{'goal':52} {'bound':>8} {'seen':>8}"]
+    lines += [f"{g['goal']:52} {g['bound']:8g} {g['seen']:8g}  {'met' if g['met'] else 'MISSED'}" for g in goals]
+    return "\n".join(lines)
