@@ -43,11 +43,12 @@ T975: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2
 Settings = dict[str, Any]
 KEYS: Final[Settings] = {"tier_groups": ((1, 2, 3), (4,)), "second_key": "brand"}
 # What AIF may be set to; the others follow it, so that none is starved.
+WARM: Final[Settings] = {"bridge_temperature": 0.3}  # the default until this selection
 CANDIDATES: Final[dict[str, Settings]] = {
-    "64 bits": {},
-    "256 bits, kinds, brand": {"signature_bits": 256, **KEYS},
-    "256 bits, kinds, brand, 12 tiers": {"signature_bits": 256, "tiers": 12, **KEYS},
-    "256 bits, kinds, brand, 16 tiers": {"signature_bits": 256, "tiers": 16, **KEYS},
+    "64 bits": WARM,
+    "256 bits, kinds, brand": {"signature_bits": 256, **WARM, **KEYS},
+    "256 bits, kinds, brand, 12 tiers": {"signature_bits": 256, "tiers": 12, **WARM, **KEYS},
+    "256 bits, kinds, brand, 16 tiers": {"signature_bits": 256, "tiers": 16, **WARM, **KEYS},
     "256 bits, kinds, brand, 12 tiers, temperature .03": {
         "signature_bits": 256,
         "tiers": 12,

@@ -80,8 +80,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     categories: tuple[str, ...] = ()
     item_fields: tuple[Field, ...] = ()
     user_fields: tuple[Field, ...] = ()
-    # Softmax over bridges at 1 (times √D) ends near uniform: every read-out the same. At .3 it does not.
-    bridge_temperature: float = 0.3
+    # Softmax over bridges: at 1 (times √D) it ends near uniform, and every read-out is the same; at .3 read-outs of a
+    # user still have cosines of .84 … .95, at .03 of .1 … .4 (docs/model.md), and no GAUC is lost.
+    bridge_temperature: float = 0.03
     bridge_start: Literal["orthogonal", "normal"] = "orthogonal"
     bridge_norm: bool = False  # bridges through a layer norm wherever they are used
     # The item's read-out also times t, as attention has it: one product of (B, K) and (B, D) more on the online path.
