@@ -37,7 +37,7 @@ def plans(size: str, movielens: str) -> dict[str, list[str]]:
     bits = "16,32,64,128,256" if size == "full" else "32,64,256"
     found = {
         "ladder": ["ladder", "--data", data, *FIVE, "--epochs", "2"],
-        "bridges": ["bridges", "--starts", "orthogonal,norm", "--data", f"{data},bea=2", *FIVE, "--epochs", "2"],
+        "bridges": ["bridges", "--starts", "orthogonal,product", "--data", f"{data},bea=2", *FIVE, "--epochs", "2"],
         "signatures": ["signatures", "--bits", bits, "--codes", "256,1024", "--data", data, "--seeds", "0,1,2"],
         "skew": ["skew", "--data", f"{data},drift=2", "--versions", "3", *FIVE, "--epochs", "2"],
         "staleness": ["staleness", "--data", f"{data},updates=8", *FIVE, "--epochs", "3"],

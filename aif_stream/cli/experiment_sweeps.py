@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aif_stream.training.sweep import Entry
 
 _DATA: Final = "synthetic:users=1000,items=10000,impressions=80000"
-_STARTS: Final = ("orthogonal", "normal", "norm")
+_STARTS: Final = "orthogonal,product,warm"
 
 
 def _sweep_options(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,16 +36,16 @@ def _sweep_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.option("--counts", default="1,2,4,8,16,32,50", show_default=True)
-@click.option("--starts", default=",".join(_STARTS), show_default=True, help="How bridges begin and are kept.")
+@click.option("--starts", default=_STARTS, show_default=True, help="How bridges begin and are used: also normal, norm.")
 @_sweep_options
 def bridges(counts: str, starts: str, **options: Any) -> None:
     """How many bridges pay, and whether they collapse: BEA alone over COLD."""
-    from aif_stream.training.sweep import bridge_entries
+    from aif_stream.training.sweep import STARTS, bridge_entries
     from aif_stream.training.sweep_reports import bridges_report
 
     names = starts.split(",")
-    if not set(names) <= set(_STARTS):
-        raise click.BadParameter(f"choose among {', '.join(_STARTS)}", param_hint="--starts")
+    if not set(names) <= set(STARTS):
+        raise click.BadParameter(f"choose among {', '.join(STARTS)}", param_hint="--starts")
     _sweep(bridge_entries(numbers(counts, "--counts"), names), bridges_report, **options)
 
 

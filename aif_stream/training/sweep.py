@@ -40,14 +40,24 @@ def ladder() -> list[Entry]:
     return [*entries, *added, Entry("aif"), rich, *alone, *less, Entry("exact", Kind.EXACT)]
 
 
+# How bridges of a sweep begin and are used.
+STARTS: Final[dict[str, dict[str, Any]]] = {
+    "orthogonal": {"bridge_start": "orthogonal"},
+    "normal": {"bridge_start": "normal"},
+    "norm": {"bridge_start": "orthogonal", "bridge_norm": True},
+    "product": {"bridge_start": "orthogonal", "bridge_product": True},
+    "warm": {"bridge_start": "orthogonal", "bridge_temperature": 0.3},
+}
+
+
 def bridge_entries(counts: Sequence[int], starts: Sequence[str]) -> list[Entry]:
-    """COLD, then BEA alone with so many bridges. ``starts``: ``orthogonal``, ``normal``, or ``norm`` (orthogonal,
-    through a layer norm)."""
-    entries = [COLD]
+    """COLD, then BEA alone with so many bridges, by starts of ``STARTS``: orthogonal or normal vectors, ``norm``: through
+    a layer norm, ``product``: read-outs enter multiplied with the item as well, ``warm``: at a temperature of .3."""
+    found = [COLD]
     for start in starts:
-        options = {"bridge_start": "orthogonal", "bridge_norm": True} if start == "norm" else {"bridge_start": start}
-        entries += [Entry(f"{start} {n}", choices={"parts": (Part.BEA,), "bridges": n, **options}) for n in counts]
-    return entries
+        options = {"parts": (Part.BEA,), **STARTS[start]}
+        found += [Entry(f"{start} {n}", choices={**options, "bridges": n}) for n in counts]
+    return found
 
 
 def signature_entries(bits: Sequence[int], codes: Sequence[int]) -> list[Entry]:
