@@ -5,7 +5,8 @@
 
 ``run`` leaves results.json, figures and report.html of each in DIR/NAME; one that is there already is not run again.
 ``keep`` copies the figures into docs/figures and the numbers (GAUC, AUC, HR@100 of every record) into
-experiments/results. Sizes: small takes about 30 minutes of one core for all of them, full about two and a half hours.
+experiments/results, and writes docs/experiments.md anew from all that is kept. Sizes: small takes about 30 minutes of
+one core for all of them, full about two and a half hours.
 """
 
 from __future__ import annotations
@@ -20,15 +21,30 @@ from typing import Any, Final
 import click
 
 FIGURES: Final = Path("docs/figures")
+PAGE: Final = Path("docs/experiments.md")
 RESULTS: Final = Path("experiments/results")
 SIZES: Final = {
     "small": "users=300,items=2000,impressions=30000",
     "full": "users=1000,items=5000,impressions=100000",
 }
+# Reports of which the load decides more than the code.
+MOVED: Final = dict.fromkeys(("latency", "crosses"), ": times are the machine's as well")
 FIVE: Final = ("--seeds", "0,1,2,3,4")
 KEPT: Final = ("gauc", "auc", "hr@100")
 # What everybody's results.json has and a reader of the numbers needs.
-TOLD: Final = ("title", "verdict", "command", "commit", "machine", "load_average", "data", "seeds", "seconds")
+TOLD: Final = (
+    "title",
+    "question",
+    "verdict",
+    "figures",
+    "command",
+    "commit",
+    "machine",
+    "load_average",
+    "data",
+    "seeds",
+    "seconds",
+)
 
 
 def plans(size: str, movielens: str) -> dict[str, list[str]]:
@@ -85,8 +101,10 @@ def keep(names: tuple[str, ...], out: Path) -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in names or sorted(path.parent.name for path in out.glob("*/results.json")):
         found = json.loads((out / name / "results.json").read_text(encoding="utf-8"))
+        for old in FIGURES.glob(f"{name}__*"):
+            old.unlink()
         for figure in found["figures"]:
-            (FIGURES / f"{name}_{figure.removeprefix(f'{name}_')}").write_bytes((out / name / figure).read_bytes())
+            (FIGURES / f"{name}__{figure}").write_bytes((out / name / figure).read_bytes())
         lines = {key: found[key] for key in TOLD if key in found}
         lines["command"] = _without_places(lines["command"])
         lines |= {key: found[key] for key in ("cells", "costs", "fill", "hits") if key in found}
@@ -100,6 +118,28 @@ def keep(names: tuple[str, ...], out: Path) -> None:
         )
         (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         click.echo(f"{name}: {len(found['figures'])} figures")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """docs/experiments.md: each kept report's question, verdict and figures, and how it was run."""
+    parts = [
+        "# Experiments\n",
+        "What `aif experiment` found. This page is written by `python experiments/reports.py keep`; the numbers are in"
+        " experiments/results. `aif experiment NAME --out DIR` writes the whole report, with tables.\n",
+    ]
+    for name in (name for name in plans("small", "DIR") if (RESULTS / f"{name}.json").exists()):
+        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        if "figures" not in found:
+            continue
+        parts += [f"## {found['title']}\n", f"{found['question']}\n", *(f"- {text}" for text in found["verdict"]), ""]
+        parts += [f"![{found['title']}: {figure[:-4]}](figures/{name}__{figure})" for figure in found["figures"]]
+        load = " … ".join(str(value) for value in found["load_average"])
+        parts.append(
+            f"\n`{found['command']}` · commit {found['commit']} · seeds {', '.join(map(str, found['seeds']))} ·"
+            f" {found['machine']}, load {load}{MOVED.get(name, '')}\n"
+        )
+    return "\n".join(parts)
 
 
 def _without_places(command: str) -> str:

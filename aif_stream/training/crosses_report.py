@@ -74,7 +74,7 @@ def _fill(fills: Sequence[Mapping[str, Any]], key: str, title: str, unit: str, s
             low = fill.get(f"{key}_{form}_p10", fill[f"{key}_{form}"]) / scale
             points.append(Point(fill["categories"], value, low, high))
         series.append(Series(f"{form} crosses", points))
-    return Plot(f"crosses_{key}", title, "categories of the catalogue", unit, series, scale="log10")
+    return Plot(key, title, "categories of the catalogue", unit, series, scale="log10")
 
 
 def _hits(hits: Sequence[Mapping[str, Any]], megabytes: int) -> Plot:
@@ -85,4 +85,4 @@ def _hits(hits: Sequence[Mapping[str, Any]], megabytes: int) -> Plot:
             series.setdefault(f"{hit['categories']:,} categories", []).append(point)
     drawn = [Series(name, points) for name, points in series.items()]
     title = f"Requests that find their user side in {megabytes} MiB"
-    return Plot(f"crosses_hits_{megabytes}", title, "users", "hit rate", drawn, scale="log10")
+    return Plot(f"hits_{megabytes}", title, "users", "hit rate", drawn, scale="log10")

@@ -84,5 +84,5 @@ def _plot(lines: list[dict[str, Any]], road: str, key: str, y: str) -> Plot:
     ticks = [(d, str(d)) for d in sorted({line["distance"] for line in lines})]
     drawn = [Series(mode, points) for mode, points in series.items()]
     level = (0.5, "by chance") if key == "gauc" else None
-    name = f"skew_{key}_{road.replace(' ', '_').replace('-', '_')}"
+    name = f"{key}_{road.replace(' ', '_').replace('-', '_')}"
     return Plot(name, f"Versions {road}", "versions behind the newest", y, drawn, ticks=ticks, level=level)

@@ -84,5 +84,5 @@ def _plot(lines: list[dict[str, Any]], key: str, y: str) -> Plot:
         series.setdefault(_NAMES[line["late"]], []).append(point)
     drawn = [Series(name, points) for name, points in series.items()]
     ticks = [(float(at), delay) for at, delay in enumerate(delays)]
-    name = f"staleness_{key.partition(' ')[0].replace('@', '')}"
+    name = key.partition(" ")[0].replace("@", "")
     return Plot(name, "What lateness costs", "delay", y, drawn, ticks=ticks, level=(0.0, "no delay"))

@@ -51,8 +51,8 @@ STARTS: Final[dict[str, dict[str, Any]]] = {
 
 
 def bridge_entries(counts: Sequence[int], starts: Sequence[str]) -> list[Entry]:
-    """COLD, then BEA alone with so many bridges, by starts of ``STARTS``: orthogonal or normal vectors, ``norm``: through
-    a layer norm, ``product``: read-outs enter multiplied with the item as well, ``warm``: at a temperature of .3."""
+    """COLD, then BEA alone with so many bridges, by starts of ``STARTS``: orthogonal or normal vectors, ``norm``:
+    through a layer norm, ``product``: read-outs enter multiplied with the item as well, ``warm``: temperature .3."""
     found = [COLD]
     for start in starts:
         options = {"parts": (Part.BEA,), **STARTS[start]}
