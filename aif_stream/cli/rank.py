@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aif_stream.cli.entry import run_async, with_settings
+from aif_stream.cli.rank_explained import SHOWN, check_started, follow
 from aif_stream.errors import AifError, Overloaded, UpstreamError
 from aif_stream.settings import Settings
 
@@ -23,7 +24,7 @@ _PATIENCE_S: Final = 10.0  # beyond the request's own deadline: the server answe
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="how many items")
 @click.option("--candidates", help="item ids, separated by commas (default: retrieval names them)")
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="the request's deadline")
-@click.option("--explain", is_flag=True, help="ask for explanations")
+@click.option("--explain", is_flag=True, help="explain the first items as well: wait for the reasons")
 @click.option("--json", "as_json", is_flag=True, help="the answer as JSON on stdout")
 @with_settings
 def rank(
@@ -37,16 +38,19 @@ def rank(
     as_json: bool,
 ) -> None:
     """Rank candidates for USER on the running server (AIF_SERVE_URL, or the one that `aif up` started)."""
-    body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
+    body: dict[str, Any] = {"user_id": user, "k": k, "explain": min(k, SHOWN) if explain else False}
     if candidates is not None:
         body["candidates"] = [part.strip() for part in candidates.split(",") if part.strip()]
     if deadline_ms is not None:
         body["deadline_ms"] = deadline_ms
     answer = run_async(_ask(settings, body))
+    if not as_json:
+        _show(answer)
+    if explain:
+        check_started(answer)
+        answer["explained"] = run_async(follow(settings, answer, show=not as_json))
     if as_json:
         click.echo(orjson.dumps(answer).decode())
-    else:
-        _show(answer)
 
 
 async def _ask(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:

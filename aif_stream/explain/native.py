@@ -1,4 +1,4 @@
-"""The coarse explanation: what the model itself shows, and the past behaviors that mattered, within some 50 ms."""
+"""The coarse explanation: what the model itself shows, and the past behaviors that mattered."""
 
 from __future__ import annotations
 

@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 
 
 async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
-    """Work until ``stop``, at the lowest OS priority. Beside it /metrics, /livez, /startupz and /readyz on
-    ``explain_port``. Raises ``AifError`` naming what is not there."""
-    os.nice(settings.explain_nice)
+    """Work until ``stop``, at the lowest OS priority once it has started.
+
+    Beside it /metrics, /livez, /startupz and /readyz on ``explain_port``. Raises ``AifError`` naming what is
+    missing."""
     bound = web.bind(settings.host, settings.explain_port)
     ended, reasons = asyncio.Event(), ["connecting"]
     health = web.Health(reasons=lambda: reasons)
@@ -28,6 +29,8 @@ async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
     try:
         with web.first_of_group():
             async with open_worker(settings) as (worker, gate):
+                # Not before: on a busy machine a start at the lowest priority takes minutes.
+                os.nice(settings.explain_nice)
                 reasons.clear()
                 health.started = True
                 log.info(kv("explain.started", metrics=url, nice=settings.explain_nice))

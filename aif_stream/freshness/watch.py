@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aif_stream.bus.groups import ALL_GROUPS, LIVE_GROUPS
+from aif_stream.bus.groups import ALL_GROUPS, EXPLAIN_GROUPS, LIVE_GROUPS
 from aif_stream.bus.lag_watch import LagWatch, Place
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.clock import monotonic_s, now_ms
@@ -46,7 +46,7 @@ class Watcher:
     """
 
     def __init__(self, settings: Settings, peers: Peers) -> None:
-        self._watch = LagWatch(settings, ALL_GROUPS)
+        self._watch = LagWatch(settings, {**ALL_GROUPS, **EXPLAIN_GROUPS})
         self._peers = peers
         self._windows: defaultdict[tuple[str, int], Window] = defaultdict(Window)
         self._turn = asyncio.Lock()
@@ -66,7 +66,7 @@ class Watcher:
         """Everything, now. Looks one after the other add to the windows that judge who stands still."""
         async with self._turn:
             workers, members = await asyncio.gather(self._peers.of(NEARLINE), self._watch.members())
-            places = await self._watch.look()
+            places = [place for place in await self._watch.look() if _is_used(place)]
             at_s, as_of_ms = monotonic_s(), now_ms()
             mirrors, stages = await self._mirrors()
             parts = [self._partition(place, workers, members[place.group], at_s, as_of_ms) for place in places]
@@ -194,3 +194,8 @@ def _sources(workers: Sequence[Peer]) -> list[SourceState]:
             if other is None or said["ahead_s"] > other.ahead_s:
                 found[name] = SourceState(source=name, **said)
     return [found[name] for name in sorted(found)]
+
+
+def _is_used(place: Place) -> bool:
+    """Whether a group is worth a line: a system whose answers nobody asks about needs no explanation worker."""
+    return place.group not in EXPLAIN_GROUPS or place.committed or place.end > 0

@@ -70,7 +70,7 @@ class Explanations:
         self._keeper = keeper
         self._retired = retired
         self._flood = Flood(settings.explain_client_rate)
-        self._page = resources.files("aif_stream.online").joinpath("explain.html").read_text("utf-8")
+        self._page = resources.files("aif_stream.online").joinpath("page/explain.html").read_text("utf-8")
 
     def routes(self) -> list[BaseRoute]:
         one = "/v1/explanations/{name}"

@@ -177,7 +177,7 @@ class UserSides:
 
 
 def _make(model: ModelVersion, stored: StoredUser, rows: Rows, found: NDArray[np.bool_]) -> Made:
-    """In a thread. The rows that were used are kept beside the side: 250 KB of 1,000 entries, some 30 µs."""
+    """In a thread. The rows that were used are kept beside the side: 250 KB of 1,000 entries."""
     history = stored.history
     used = model.used_entries(rows, found)
     newest = history[-1:] if history.size and (not used.size or used[-1] != history.size - 1) else history[:0]

@@ -125,9 +125,9 @@ async def _bring_up(settings: Settings, options: UpOptions, roles: Roles, report
         # Without a catalogue there is no model yet, and a server without one is alive, not ready.
         await until_ready(session, f"{settings.serve_url}/{'readyz' if catalogue.items else 'livez'}", serve)
         await answered_in_full(settings, session, catalogue, report)
-        monitor, explain = roles.start("monitor"), roles.start("explain")
+        monitor = roles.start("monitor")
+        roles.start("explain")  # answers do not wait for it, and what is asked meanwhile waits in Kafka
         await until_ready(session, f"http://{settings.host}:{settings.monitor_port}/readyz", monitor)
-        await until_ready(session, f"http://{settings.host}:{settings.explain_port}/readyz", explain)
 
 
 async def _first_of(*work: Coroutine[Any, Any, object]) -> None:

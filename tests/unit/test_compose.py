@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 OWN = {name: service for name, service in SERVICES.items() if service["image"] == "aif-stream"}
-ROLES = ("nearline", "retrieval", "serve", "monitor")
+ROLES = ("nearline", "retrieval", "serve", "explain", "monitor")
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 own_service = pytest.mark.parametrize("name", OWN)
@@ -103,6 +103,7 @@ def test_a_health_check_asks_the_port_that_the_role_binds(role: str) -> None:
         "nearline": settings.metrics_port,
         "retrieval": settings.retrieval_port,
         "serve": settings.serve_port,
+        "explain": settings.explain_port,
         "monitor": settings.monitor_port,
     }[role]
     assert f"http://127.0.0.1:{port}/" in OWN[role]["healthcheck"]["test"][-1]
