@@ -85,6 +85,9 @@ def _terms(version: ModelVersion, user: UserSide, rows: Rows) -> dict[str, F32]:
     if config.has(Part.BEA):
         found["bridges"] = rows["w"].astype(np.float32)[:, :, None] * first[: config.bridges]  # (B, K, H)
         at = config.bridges
+        if version.net.scorer.bridge_product is not None and user.readouts is not None:
+            read = rows["w"].astype(np.float32) @ user.readouts.numpy()  # (B, K) @ (K, D)
+            found["bridge_product"] = ((read * t) @ version.net.scorer.bridge_product.weight.numpy().T)[:, None]
     if config.has(Part.TIERS) and not config.codes:
         columns = config.tier_columns
         found["tiers"] = _tier_features(version, user, rows)[:, :, None] * first[at : at + columns]  # (B, T·G, H)
