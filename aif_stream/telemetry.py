@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 # Age and lag: from a millisecond (one hop on loopback) to a day (a worker that was away).
 # Where updates usually are (below 0.1 s) a bucket is 10 ms wide at most: what a quantile read from it may be wrong by.
@@ -63,6 +64,9 @@ USER_SIDES = Counter(
     "aif_user_sides_total", "User sides by where they came from: hit, shared with another request, computed", ["source"]
 )
 RANK_REQUESTS = Counter("aif_rank_requests_total", "Rank requests by HTTP status", ["status"])
+RANK_REPLAYED = Counter(
+    "aif_rank_replayed_total", "Requests of aif replay by HTTP status; they are in no other count", ["status"]
+)
 REQUESTS_LOGGED = Counter("aif_requests_logged_total", "Answers in the request log, acknowledged by Kafka")
 REQUESTS_DROPPED = Counter("aif_requests_dropped_total", "Answers not in the request log, by reason", ["reason"])
 ROWS_WRITTEN = Counter("aif_rows_written_total", "N2O rows acknowledged by Redis", ["lane"])
@@ -102,6 +106,28 @@ EXPLANATION_COARSE = Histogram(
     "aif_explanation_coarse_seconds", "The same, to the coarse part", ["priority"], buckets=_LAG_BUCKETS_S
 )
 EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
+
+
+class _Still:
+    """Stands in for a series that nobody wants to count."""
+
+    def labels(self, *_: object, **__: object) -> _Still:
+        return self
+
+    def inc(self, *_: object) -> None: ...
+
+    def collect(self) -> list[Any]:
+        return []
+
+    set = observe = set_function = remove = inc
+
+
+def stand_still() -> None:
+    """``AIF_METRICS=false``: from here on nothing is counted in this process. Called before a role is imported; what a
+    module has imported by name already goes on."""
+    for name, value in list(globals().items()):
+        if isinstance(value, MetricWrapperBase):
+            globals()[name] = _Still()
 
 
 def counts(counter: Counter) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from aif_stream import settings as settings_module
-from aif_stream.telemetry import configure_logging
+from aif_stream.telemetry import configure_logging, stand_still
 
 _T = TypeVar("_T")
 # One "stop" often arrives twice (`timeout`, a process group): the second within this time is the same one.
@@ -27,6 +27,8 @@ def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, config: Path | None, **kwargs: Any) -> Any:
         settings, _ = settings_module.load(config)
         configure_logging(settings.log_level)
+        if not settings.metrics:
+            stand_still()
         return verb(settings, *args, **kwargs)
 
     return wrapped

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ _SHOWN = 10
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="requests per second instead")
 @click.option("--to", help="server to send to  [default: AIF_SERVE_URL, or the one that `aif up` started]")
 @click.option("--against", default="", metavar="URL|VERSION", help="send everything here too, and compare the two")
+@click.option("--as-of", metavar="TIME", help="on the index as it was then: -15m, -2h, 2026-01-31T12:00:00Z, or ms")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="write one HTML page")
 @click.option("--max-drift", type=click.FloatRange(min=0), help="exit 3 when the drift is larger")
 @click.option("--retrieve", is_flag=True, help="candidates that retrieval had named: let retrieval name them again")
@@ -49,6 +52,7 @@ def replay(
     rate: float | None,
     to: str | None,
     against: str,
+    as_of: str | None,
     report: Path | None,
     max_drift: float | None,
     retrieve: bool,
@@ -65,6 +69,10 @@ def replay(
     same. drift is the largest of 1 - overlap@k, 1 - rank correlation (means over requests) and the largest change of
     a score; same version, no updates: exactly 0. Answers that fell short of something (degraded) are not compared.
 
+    --as-of rebuilds the index from the topics as it was at TIME (by append time, histories too) in a Redis of its own
+    and replays against a server on it; both are gone afterwards. Compared are the answers in the log, or --against.
+    A TIME that compaction or retention may have touched is refused.
+
     \b
     Exit codes: 0 done · 1 failed, or no answer at all · 2 wrong usage ·
     3 drift beyond --max-drift, or nothing could be compared.
@@ -73,6 +81,10 @@ def replay(
 
     if speed is not None and rate is not None:
         raise click.UsageError("--speed and --rate exclude each other")
+    if as_of is not None and to is not None:
+        raise click.UsageError("--as-of brings a server of its own: leave --to out")
+    if as_of is not None and retrieve:
+        raise click.UsageError("--retrieve asks today's retrieval: it has no place in --as-of")
     plan = Plan(
         to=(to or settings.serve_url).rstrip("/"),
         against=against.rstrip("/"),
@@ -83,11 +95,17 @@ def replay(
         retrieve=retrieve,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_replay(settings, source, plan, report, max_drift, as_json))
+        return runner.run(_replay(settings, source, plan, as_of, report, max_drift, as_json))
 
 
 async def _replay(
-    settings: Settings, source: str, plan: Plan, report: Path | None, max_drift: float | None, as_json: bool
+    settings: Settings,
+    source: str,
+    plan: Plan,
+    as_of: str | None,
+    report: Path | None,
+    max_drift: float | None,
+    as_json: bool,
 ) -> int:
     from aif_stream.replay.report import write_report
     from aif_stream.replay.run import replaying
@@ -100,9 +118,10 @@ async def _replay(
             raise BadInput(
                 "the log has no answers to compare with", mend="give --against, or a log of aif requests export"
             )
-        with replaying(plan, tape) as run, _progress() as show:
-            outcome = await run.run(show)
-    shape = outcome.shape()
+        async with _target(settings, plan, as_of) as (sent, facts):
+            with replaying(sent, tape) as run, _progress() as show:
+                outcome = await run.run(show)
+    shape = {**outcome.shape(), **facts}
     if report is not None:
         write_report(report, outcome, source)
     if as_json:
@@ -110,6 +129,29 @@ async def _replay(
     else:
         _show(outcome, shape)
     return _verdict(outcome, max_drift)
+
+
+@asynccontextmanager
+async def _target(settings: Settings, plan: Plan, as_of: str | None) -> AsyncIterator[tuple[Plan, dict[str, Any]]]:
+    """The plan with the server to send to, and what is to be said of it."""
+    from aif_stream.clock import now_ms
+    from aif_stream.replay.lines import parse_time
+    from aif_stream.runtime.as_of import as_of_server
+
+    if as_of is None:
+        yield plan, {}
+        return
+    at_ms = parse_time(as_of, now_ms())
+    say = partial(click.echo, err=True)
+    async with as_of_server(settings, at_ms, lambda step: say(f"as of: {step}")) as then:
+        facts = {
+            "at_ms": then.at_ms,
+            "model_version": then.version,
+            "records": then.records,
+            "refused": then.refused,
+            "rebuild_s": then.rebuild_s,
+        }
+        yield dataclasses.replace(plan, to=then.url), {"as_of": facts}
 
 
 def _verdict(outcome: Outcome, max_drift: float | None) -> int:

@@ -24,6 +24,8 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True):
     explain: bool | int = False
     model_version: str | None = None
     context: dict[str, Any] = {}
+    replay: bool = False
+    """Whether it is asked again by ``aif replay``: answered like any other, counted apart and not logged again."""
 
     @property
     def user(self) -> str:

@@ -32,7 +32,7 @@ from aif_stream.telemetry import FRESHNESS_LAG, PROBE_OPEN, PROBE_SEEN, kv
 log = logging.getLogger(__name__)
 
 SOURCE: Final = "aif/monitor"
-EVERY_S: Final = 2.0
+_AGAIN_S: Final = 2.0
 _KEPT: Final = 300  # ten minutes
 # While an update is young, ask this often: the error of a figure. Later, a tenth of its age.
 _ASK_S: Final = 0.004
@@ -86,7 +86,10 @@ class Probe:
         return monotonic_s() - self._open[0].begun_s if self._open else 0.0
 
     async def run(self) -> None:
-        """Update every two seconds; each server has an asker of its own."""
+        """Update every so often; each server has an asker of its own. Switched off: returns at once."""
+        if not self._settings.probe_every_s:
+            self._problem = "switched off (AIF_PROBE_EVERY_S)"
+            return
         PROBE_OPEN.set_function(lambda: self.open_s)
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -97,7 +100,7 @@ class Probe:
                     self._tell(str(error))
                 except TimeoutError:
                     self._tell(f"Kafka took no event for {_QUEUED_S:g} s")
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(_AGAIN_S)
 
     async def _update_for_ever(self, publisher: EventPublisher, tasks: asyncio.TaskGroup) -> None:
         due_s = monotonic_s()
@@ -119,7 +122,7 @@ class Probe:
             self._news = asyncio.Event()
             async with asyncio.timeout(_QUEUED_S):
                 await publisher.item(PROBE_ITEM, category=_CATEGORY, event_time_ms=event_ms)
-            due_s = max(due_s + EVERY_S, monotonic_s())
+            due_s = max(due_s + self._settings.probe_every_s, monotonic_s())
             await asyncio.sleep(due_s - monotonic_s())
 
     def _follow(self, servers: dict[str, Peer], tasks: asyncio.TaskGroup) -> None:

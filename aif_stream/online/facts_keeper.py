@@ -95,7 +95,7 @@ class FactsKeeper:
 
     def wants(self, request_id: str, request: RankRequest) -> bool:
         """Whether this answer's facts are to be kept."""
-        if request.is_probe:
+        if request.is_probe or request.replay:
             return False
         return bool(request.explain) or is_sampled(request_id, self._settings.explain_rate)
 

@@ -126,7 +126,8 @@ class Merger:
             began_s=deadline.started_s,
             deadline_s=deadline.due_s - deadline.started_s,
         )
-        self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
+        if not request.replay:
+            self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
         return answer
 
     async def _user_side(self, run: Run) -> UserPart:

@@ -19,7 +19,7 @@ from aif_stream.errors import AifError, BadInput, BusUnavailable
 from aif_stream.online.openapi import PublishReport, document
 from aif_stream.online.status import RequestLog
 from aif_stream.settings import Settings
-from aif_stream.telemetry import kv
+from aif_stream.telemetry import RANK_REPLAYED, kv
 from aif_stream.web import Health, application, json_response, problem_of, read_body
 
 log = logging.getLogger(__name__)
@@ -76,24 +76,23 @@ class RankServer:
         )
 
     async def _rank(self, request: Request) -> Response:
-        probe = False
+        asked: RankRequest | None = None
         try:
             announced = request.headers.get("content-length", "")
             if announced.isdigit() and int(announced) > _LARGE_BODY_BYTES:
                 self._ranks.check_room()
             asked = _decoded(await read_body(request, self._settings.max_body_bytes))
-            probe = asked.is_probe
             check_limits(asked, self._settings)
             answer = await self._ranks.rank(asked)
         except AifError as error:
             reply = problem_of(error)
-            if not probe:
+            if _counts(asked, reply.status_code):
                 self.requests.status(reply.status_code)
             return reply
         except HTTPException as error:
             self.requests.status(error.status_code)
             raise
-        if not probe:
+        if _counts(asked, 200):
             self.requests.answer(answer)
             _log(answer)
         return Response(_ENCODER.encode(answer), media_type="application/json")
@@ -120,6 +119,15 @@ class RankServer:
 
     async def _openapi(self, _: Request) -> Response:
         return json_response(document())
+
+
+def _counts(request: RankRequest | None, status: int) -> bool:
+    """Whether a request is one of the traffic: the watch's own is not, and one that is replayed is counted apart."""
+    if request is None:
+        return True
+    if request.replay:
+        RANK_REPLAYED.labels(status=str(status)).inc()
+    return not (request.is_probe or request.replay)
 
 
 def check_limits(request: RankRequest, settings: Settings) -> None:

@@ -177,7 +177,7 @@ def _decode(text: bytes, number: int) -> _Line:
 
 
 def _body(line: _Line, options: Options) -> bytes:
-    body: dict[str, Any] = {"user_id": line.user_id, "k": line.k}
+    body: dict[str, Any] = {"user_id": line.user_id, "k": line.k, "replay": True}
     if line.candidates is not None and (line.named or not options.retrieve):
         body["candidates"] = line.candidates
     if line.deadline_ms is not None:

@@ -100,8 +100,13 @@ async def test_without_updates_the_drift_is_exactly_zero_whoever_named_the_candi
             mine = None if i % 2 else [str(n) for n in np.random.default_rng(i).permutation(ITEMS)[: 50 + i]]
             await run.client.rank(USERS[i % len(USERS)], k=20 + i, **({} if mine is None else {"candidates": mine}))
         with await tape_of(run, 30) as tape:
+            asked = (await run.client.get("/v1/status"))[1]["requests"]["total"]
             _, shape, html = await played(Plan(run.client.url, rate_per_s=100), tape)
             _, twice, _ = await played(Plan(run.client.url, against=run.client.url, rate_per_s=50), tape)
+        # What is asked again is not traffic: no live figure has it, and the log is not fed with itself.
+        assert (await run.client.get("/v1/status"))[1]["requests"]["total"] == asked == 30
+        await run.client.rank(USERS[0], k=1)
+        (await tape_of(run, 31)).__exit__(None, None, None)
     assert (shape["sent"], shape["errors"]) == (30, 0)
     for drift in (shape["drift"], twice["drift"]):
         assert drift["compared"] == 30

@@ -32,7 +32,11 @@ def test_a_request_is_sent_as_it_was_but_on_the_version_that_answers_now() -> No
         candidates=[3, "a"], k=5, deadline_ms=80, context={"page": "home"}, model_version="v1", request_id="r"
     )
     with Tape([logged]) as tape:
-        wanted = {"user_id": 7, "k": 5, "candidates": [3, "a"], "deadline_ms": 80.0, "context": {"page": "home"}}
+        context = {"page": "home"}
+        wanted = {
+            **{"user_id": 7, "k": 5, "candidates": [3, "a"], "deadline_ms": 80.0, "context": context},
+            "replay": True,
+        }
         assert body(tape, 0, Options()) == wanted
         assert body(tape, 0, Options(model_version="v2")) == {**wanted, "model_version": "v2"}
 
