@@ -16,10 +16,7 @@ def install(artefact: Path, home: Path) -> Path:
     Raises ``ArtefactError`` when ``home`` holds another one, or cannot be written.
     """
     if home.exists():
-        if manifest_sha256(home) != manifest_sha256(artefact):
-            raise ArtefactError(f"{home} holds another artefact", mend="train under a new version name")
-        load(home)
-        return home
+        return _same(artefact, home)
     draft: Path | None = None
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +25,8 @@ def install(artefact: Path, home: Path) -> Path:
         draft.chmod(0o755)  # mkdtemp makes it private; other roles read it
         draft.rename(home)
     except OSError as error:
+        if home.exists():  # somebody else published the name at the same moment
+            return _same(artefact, home)
         raise ArtefactError(
             f"cannot copy {artefact} to {home}: {_why(error)}",
             mend=f"{_mib(artefact):.1f} MiB must fit into AIF_MODELS_DIR; then publish again, nothing was announced",
@@ -35,6 +34,13 @@ def install(artefact: Path, home: Path) -> Path:
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+    return home
+
+
+def _same(artefact: Path, home: Path) -> Path:
+    if manifest_sha256(home) != manifest_sha256(artefact):
+        raise ArtefactError(f"{home} holds another artefact", mend="train under a new version name")
+    load(home)
     return home
 
 
