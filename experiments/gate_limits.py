@@ -1,6 +1,6 @@
 """How far apart versions score the same requests: retrained ones, and broken ones. The gate's limits lie between.
 
-    python experiments/gate_limits.py [--out experiments/results/gate_limits.json]
+    python experiments/gate_limits.py [--out experiments/results/gate_limits.json] [--models DIR]
 
 Trains five models on one synthetic set (another seed, half the data, without tiers and bridges as `cold`, more
 epochs; about four minutes on one core), breaks one of them, and compares all with each by the gate's own arithmetic on
@@ -40,6 +40,15 @@ TRAINED = {
 REQUESTS, CANDIDATES = 60, 500
 
 
+def trained(name: str, home: Path) -> ModelVersion:
+    impressions, *words = TRAINED[name]
+    directory = home / name.replace(" ", "-")
+    if not directory.exists():
+        aif = [sys.executable, "-m", "aif_stream", "train", DATA.format(impressions=impressions)]
+        subprocess.run([*aif, "--out", str(directory), *words], check=True)
+    return load(directory)
+
+
 def changed(version: ModelVersion, name: str, change: Callable[[Tensor], Tensor]) -> ModelVersion:
     """The version with every floating-point weight replaced by what ``change`` makes of it."""
     net = deepcopy(version.net)
@@ -62,16 +71,12 @@ def broken(version: ModelVersion) -> dict[str, ModelVersion]:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments/results/gate_limits.json"))
-def main(out: Path) -> None:
+@click.option("--models", type=click.Path(path_type=Path), help="keep the trained models here, and find them again")
+def main(out: Path, models: Path | None) -> None:
     """Train, break, compare; print and write the table."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        versions = {}
-        for name, (impressions, *words) in TRAINED.items():
-            directory = Path(home) / name.replace(" ", "-")
-            aif = [sys.executable, "-m", "aif_stream", "train", DATA.format(impressions=impressions)]
-            subprocess.run([*aif, "--out", str(directory), *words], check=True)
-            versions[name] = load(directory)
+        versions = {name: trained(name, models or Path(home)) for name in TRAINED}
     data = open_data(DATA.format(impressions=TRAINED["seed 0"][0]))
     random, test = np.random.default_rng(0), data.requests.of(Split.TEST)
     asked = [(int(r), random.permutation(len(data.items))[:CANDIDATES]) for r in random.permutation(test)[:REQUESTS]]
