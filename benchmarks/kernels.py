@@ -16,12 +16,19 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from aif_stream.domain.events import BehaviorKind
+from aif_stream.domain.history import ENTRY, KIND_BITS
+from aif_stream.domain.row import HAS_CONTENT, VALID, Rows, empty_rows
 from aif_stream.kernels.gather import gather_rows
-from aif_stream.kernels.native import Level, best_level
+from aif_stream.kernels.native import Level, best_level, has_bf16
 from aif_stream.kernels.slots import SlotTable
 from aif_stream.kernels.tiers import Floats, tier_edges, tiers
+from aif_stream.model.config import ModelConfig
+from aif_stream.model.split import score_rows
+from aif_stream.model.version import ModelVersion
 
 BOUNDS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)  # 8 tiers
 BATCHES = 61  # cold query sets, used in turn
@@ -137,6 +144,60 @@ def gather_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[T
     return [*ways, take]
 
 
+def score_timings(args: argparse.Namespace, rng: np.random.Generator) -> list[Timing]:
+    """Rows -> scores of a version of the default size: exact tiers, then 256 codes at 256 bits."""
+    return [
+        *_score_ways(args, rng, args.bits, 0),
+        *_score_ways(args, rng, 256, 256),
+    ]
+
+
+def _score_ways(args: argparse.Namespace, rng: np.random.Generator, bits: int, codes: int) -> list[Timing]:
+    config = ModelConfig(
+        signature_bits=bits,
+        long=args.history,
+        short=100,
+        content_width=32,
+        categories=tuple(f"c{i}" for i in range(100)),
+        codes=codes,
+    )
+    version = ModelVersion.init(config, 1, "bench")
+    history = np.zeros(args.history, ENTRY)
+    history["time_kind"] = (np.arange(args.history, dtype=np.uint64) << KIND_BITS) + BehaviorKind.CLICK.code
+    everything = np.ones(args.history, np.bool_)
+    user = version.user_side(None, history, random_rows(version, args.history, rng), everything)
+    kernel = version._kernel
+    if kernel is None or user.packed is None:
+        return []
+    batches = itertools.cycle([random_rows(version, args.candidates, rng) for _ in range(7)])
+    packed = user.packed
+    name = f"score B={args.candidates} L={args.history} W={bits} codes={codes}"
+    ways: list[Timing] = []
+    for level in sorted(level for level in Level if Level.PORTABLE <= level <= best_level())[::-1]:
+        call = lambda level=level: kernel.score(packed, next(batches), level=level)  # noqa: E731
+        ways.append(timed(name, level.name.lower(), call, args.repeats))
+    if has_bf16():
+        ways.append(timed(name, "bf16", lambda: kernel.score(packed, next(batches), bf16=True), args.repeats))
+
+    def twin() -> object:
+        with torch.inference_mode():
+            return score_rows(version.net, version._tiers, user, next(batches))
+
+    return [*ways, timed(name, "twin (torch, numpy, tiers in C)", twin, args.repeats)]
+
+
+def random_rows(version: ModelVersion, count: int, rng: np.random.Generator) -> Rows:
+    rows = empty_rows(version.layout, count)
+    rows["flags"] = VALID | HAS_CONTENT
+    for field in ("h", "t", "w"):
+        rows[field] = rng.standard_normal(rows[field].shape)
+    rows["sig"] = rng.integers(0, 256, rows["sig"].shape)
+    rows["category"] = rng.integers(0, len(version.config.categories), count)
+    if version.config.codes:
+        rows["code"] = rng.integers(0, version.config.codes, count)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=10_000)
@@ -148,8 +209,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    parts = (tier_timings, lookup_timings, assign_timings, gather_timings)
+    parts = (tier_timings, lookup_timings, assign_timings, gather_timings, score_timings)
     timings = [timing for part in parts for timing in part(args, rng)]
     versions = {
         "machine": f"{platform.machine()} {best_level().name}",
@@ -158,9 +220,9 @@ def main() -> None:
         "faiss": faiss.__version__,
     }
     print(" ".join(f"{name}={value}" for name, value in versions.items()))
-    print(f"{'kernel':40} {'way':24} {'p50 ms':>9} {'p99 ms':>9} {'calls':>6}")
+    print(f"{'kernel':40} {'way':32} {'p50 ms':>9} {'p99 ms':>9} {'calls':>6}")
     for timing in timings:
-        print(f"{timing.kernel:40} {timing.way:24} {timing.p50_ms:9.4f} {timing.p99_ms:9.4f} {timing.calls:6}")
+        print(f"{timing.kernel:40} {timing.way:32} {timing.p50_ms:9.4f} {timing.p99_ms:9.4f} {timing.calls:6}")
     if args.json:
         args.json.write_text(json.dumps({"versions": versions, "timings": [asdict(t) for t in timings]}, indent=1))
 

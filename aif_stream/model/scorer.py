@@ -44,6 +44,22 @@ class Cross(nn.Module):
         newest = (member * recent[:, None]).amax(-1, keepdim=True) if member.shape[-1] else count
         return torch.cat([mean, torch.log1p(count) / 4, newest, (count > 0).to(count.dtype)], dim=-1)
 
+    def of_all_keys(self, own: Tensor, history: Histories) -> tuple[Tensor, Tensor]:
+        """R = 1: every key among the entries' own (1, L), i64 (C) rising, and its share (1, C, H).
+
+        The numbers of ``of_keys`` by sums over groups: L · D additions where membership takes C · L · D.
+        """
+        there = history.mask[0] & (own[0] >= 0)
+        keys, group = torch.unique(own[0][there], return_inverse=True)  # (C), (L'')
+        t = history.t[0][there]
+        count = torch.bincount(group, minlength=len(keys)).to(t.dtype)[:, None]  # (C, 1)
+        mean = torch.zeros(len(keys), t.shape[1], dtype=t.dtype).index_add_(0, group, t) / count.clamp(min=1)
+        recent = 1.0 - history.age[0][there].to(t.dtype) / AGES
+        newest = torch.zeros(len(keys), dtype=t.dtype).scatter_reduce_(0, group, recent, "amax", include_self=True)
+        features = torch.cat([mean, torch.log1p(count) / 4, newest[:, None], (count > 0).to(t.dtype)], dim=-1)
+        share: Tensor = self.share(features)  # (C, D + 3) -> (C, H)
+        return keys, share[None]
+
     def forward(self, member: Tensor, history: Histories) -> Tensor:
         share: Tensor = self.share(self.features(member, history))  # (R, C, D + 3) -> (R, C, H)
         return share

@@ -144,8 +144,8 @@ def fold(net: Net, reader: TierReader, user: UserNumbers, history: Histories, se
 def _cross_rows(bag: _Bag, row_of: I32, cross: Cross, own: Tensor, history: Histories, base: Tensor) -> None:
     """SIM before the candidates: a bag row for each key in the history, ``base`` (1, H) plus its share. Keys that the
     history lacks keep their row: an empty group's share is zero."""
-    keys = torch.unique(own[0][history.mask[0] & (own[0] >= 0)])  # (C')
-    begin = bag.add(base + cross.of_keys(keys[None], own, history)[0])
+    keys, shares = cross.of_all_keys(own, history)  # (C'), (1, C', H)
+    begin = bag.add(base + shares[0])
     row_of[keys.numpy() + 1] = begin + np.arange(len(keys), dtype=np.int32)
 
 

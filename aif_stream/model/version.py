@@ -144,7 +144,12 @@ class ModelVersion:
         A score depends on user and row alone, not on the batch: a replayed request gives the same bits.
         ``units`` (B, V) as in ``user_side``.
         """
-        if self._kernel is not None and user.packed is not None and rows.dtype == self.layout.dtype:
+        if (
+            self._kernel is not None
+            and user.packed is not None
+            and user.units is None
+            and rows.dtype == self.layout.dtype
+        ):
             return self._kernel.score(user.packed, rows, bf16=self.bf16)
         self._check_units(units)
         count = len(rows)
