@@ -104,6 +104,9 @@ async def test_our_own_code_never_holds_the_event_loop_for_long_under_load(setti
     cpu_ms, what = max(turns)
     # 2 ms is the rule; here the client and the upstream share the loop, under a test runner on a shared machine.
     assert cpu_ms < 20, f"{what} held the loop for {cpu_ms:.1f} ms of CPU"
+    # And nearly always it is kept: 2 of 5,576 turns were longer when this was written.
+    longer = [turn for turn in turns if turn[0] > 2]
+    assert len(longer) <= 0.01 * len(turns), longer
 
 
 @contextmanager
