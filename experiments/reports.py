@@ -158,7 +158,7 @@ def _short(record: dict[str, Any]) -> dict[str, Any]:
         short[part] = {name: _three(record[part][name]) for name in KEPT if name in record[part]}
     if "overlap" in record:
         short["overlap"] = _three(record["overlap"])
-    return {name: value for name, value in short.items() if name not in {"kind", "choices"}}
+    return {name: value for name, value in short.items() if name not in {"kind", "choices", "data"}}
 
 
 def _three(metric: dict[str, float]) -> list[float]:

@@ -68,11 +68,13 @@ def _verdict(lines: list[dict[str, Any]]) -> str:
     if not lost:
         return f"{name}: no delay up to {worst['delay']} is shown to cost GAUC ({said})."
     first = lost[0]
-    before = lines[lines.index(first) - 1]["delay"] if lines.index(first) else "0"
-    return (
-        f"{name}: a loss is shown from {first['delay']} on ({shown(first['gauc change'], 4, True)} GAUC;"
-        f" {before}: none); {said}."
-    )
+    text = f"{name}: a loss is shown from {first['delay']} on ({shown(first['gauc change'], 4, True)} GAUC)"
+    if first is not lines[0]:
+        text += f", none at {lines[lines.index(first) - 1]['delay']}"
+    if worst["late"] == "items" and worst["changed"]:
+        slope = worst["gauc change"]["value"] / worst["changed"]
+        said += f", where {worst['changed']:.0%} of the shown items have changed: {slope:+.3f} for each that has"
+    return f"{text}; {said}."
 
 
 def _plot(lines: list[dict[str, Any]], key: str, y: str) -> Plot:
