@@ -70,7 +70,7 @@ class DrillStack:
 
 @asynccontextmanager
 async def drill_stack(
-    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1
+    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1, metrics_port: int = 0
 ) -> AsyncIterator[DrillStack]:
     """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers."""
     jars = await KafkaJars.fetch()
@@ -85,7 +85,7 @@ async def drill_stack(
             kafka_bootstrap=kafka.bootstrap,
             redis_url=redis.url,
             kafka_session_timeout_ms=6000,  # the least that a broker allows by default: dead members leave soon
-            metrics_port=0,
+            metrics_port=metrics_port,
         )
         specs = load_topics(None)
         if nodes == 1:

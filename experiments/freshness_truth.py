@@ -261,12 +261,13 @@ async def system(directory: Path) -> AsyncIterator[DrillStack]:
     data = "synthetic:users=200,items=2000,impressions=20000,seed=1"
     train = (sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick")
     await asyncio.to_thread(subprocess.run, train, check=True, stdout=sys.stderr)
-    async with AsyncExitStack() as more, drill_stack(directory, model=artefact, workers=0) as stack:
-        ports = free_ports(2)
-        stack.settings = dataclasses.replace(
-            stack.settings, metrics_port=ports[0], serve_port=ports[1], serve_url=f"http://127.0.0.1:{ports[1]}"
-        )
-        stack.start_worker()
+    ports = free_ports(2)
+    async with (
+        drill_stack(directory, model=artefact, workers=1, metrics_port=ports[0]) as stack,
+        AsyncExitStack() as more,
+    ):
+        serving = {"serve_port": ports[1], "serve_url": f"http://127.0.0.1:{ports[1]}"}
+        stack.settings = dataclasses.replace(stack.settings, **serving)  # type: ignore[arg-type]
         shared = ("kafka_bootstrap", "redis_url", "models_dir", "index_buckets", "serve_port", "serve_url")
         roles = Roles(directory, {variable(name): str(getattr(stack.settings, name)) for name in shared})
         more.push_async_callback(roles.stop)

@@ -12,7 +12,6 @@ import click
 import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from aif_stream.bus.letters import Filter, LetterState, grouped, ranges
 from aif_stream.bus.mends import export_line, read_mends
@@ -20,6 +19,7 @@ from aif_stream.bus.redrive import LetterLog, Redrive, RedriveOptions, RedriveSu
 from aif_stream.bus.topics import DEAD_LETTERS
 from aif_stream.bus.trim import delete_before
 from aif_stream.cli.dlq_show import show_letter
+from aif_stream.cli.dlq_table import groups_table
 from aif_stream.cli.entry import run_async, with_settings
 from aif_stream.clock import from_rfc3339, now_ms
 from aif_stream.errors import BadInput
@@ -255,20 +255,9 @@ def _filter(
 
 
 def _print_groups(view: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("letters", justify="right")
-    for name in ("topic", "reason", "field"):
-        # The numbers give way when the terminal is narrow, not the words.
-        table.add_column(name, min_width=max((len(group[name]) for group in view["groups"]), default=0))
-    for name in ("oldest", "newest", "tries"):
-        table.add_column(name, justify="right", min_width=len(name))
-    table.add_column("numbers", overflow="ellipsis", no_wrap=True)
-    for group in view["groups"]:
-        ages = (_age(group["oldest_age_s"]), _age(group["newest_age_s"]))
-        words = (str(group["count"]), group["topic"], group["reason"], group["field"])
-        table.add_row(*words, *ages, str(group["attempts"]), ranges(group["letters"]))
+    console = Console()
     if view["groups"]:
-        Console().print(table)
+        console.print(groups_table(view["groups"], console.width))
     click.echo(f"{view['open']} open, {view['claimed']} being redriven, {view['handled']} handled")
     if view["exported"] is not None:
         click.echo(f"{view['exported']} letters exported")
@@ -287,10 +276,3 @@ def _print_summary(summary: RedriveSummary, as_json: bool, sent: str) -> None:
         click.echo(f"  {outcome.letter} {outcome.result}: {outcome.problem}")
     if len(summary.left) > _SHOWN_LEFT:
         click.echo(f"  … and {len(summary.left) - _SHOWN_LEFT} more (--json lists them)")
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

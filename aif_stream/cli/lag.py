@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import click
@@ -21,6 +21,7 @@ from aif_stream.freshness.report import LagReport, PartitionLag, encode
 from aif_stream.settings import Settings
 
 _EVERY_S: Final = 1.0
+_WIDE: Final = 110  # columns that hold every figure of a busy topic and a reason
 _STYLES: Final = {Status.OK: "green", Status.WARN: "yellow", Status.STALL: "bold red", Status.STOP: "bold red"}
 FELL_SHORT: Final = 3
 
@@ -43,7 +44,8 @@ def lag(settings: Settings, watch: bool, as_json: bool, max_s: float | None) -> 
     if as_json:
         click.echo(encode(report).decode())
     else:
-        Console().print(table_of(report, idle=True))
+        console = Console()
+        console.print(table_of(report, idle=True, width=console.width))
     return _verdict(report, max_s)
 
 
@@ -59,7 +61,7 @@ async def _watch(settings: Settings, *, as_json: bool, max_s: float | None) -> i
                 if as_json:
                     click.echo(encode(report).decode())
                 else:
-                    live.update(table_of(report, idle=False), refresh=True)
+                    live.update(table_of(report, idle=False, width=live.console.width), refresh=True)
                 worst = max(worst, _verdict(report, max_s))
                 if worst:
                     return worst
@@ -74,32 +76,41 @@ def _verdict(report: LagReport, max_s: float | None) -> int:
     return FELL_SHORT if worst_s is None or worst_s > max_s else 0
 
 
-def table_of(report: LagReport, *, idle: bool) -> RenderableType:
+def table_of(report: LagReport, *, idle: bool, width: int) -> RenderableType:
     """The report for people. Without ``idle`` the partitions of a group that have no lag share one row, so that it fits
-    on a screen."""
+    on a screen; on a narrow one (``width`` columns) topics and ends are left out: the group names the topic, and an end
+    is the position plus the lag."""
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False)
-    for name in ("group", "topic"):
-        table.add_column(name)
-    for name in ("part", "position", "end", "lag", "seconds", "rec/s", "catch up"):
-        table.add_column(name, justify="right")
-    table.add_column("status", overflow="fold")
+    table.add_column("group", no_wrap=True)
+    if wide:
+        table.add_column("topic", no_wrap=True)
+    for name in ("part", "position", *(("end",) if wide else ()), "lag", "seconds", "rec/s", "catch up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status")
+    reasons: dict[tuple[str, Status, str], list[str]] = {}
     for name, part in _rows(report.partitions, idle=idle):
-        status = Text(part.status, style=_STYLES[part.status])
         if part.reason:
-            status.append(f" {part.reason}", style="dim")
+            reasons.setdefault((part.group, part.status, part.reason), []).append(name)
         table.add_row(
             part.group,
-            part.topic,
+            *((part.topic,) if wide else ()),
             name,
             f"{part.position:,}",
-            f"{part.end:,}",
+            *((f"{part.end:,}",) if wide else ()),
             f"{part.lag_records:,}",
             _seconds(part.lag_s),
             f"{part.rate_per_s:,.0f}",
             "–" if part.catch_up_s is None else _seconds(part.catch_up_s),
-            status,
+            Text(part.status, style=_STYLES[part.status]),
         )
-    return Group(table, Text(), *_below(report))
+    return Group(table, Text(), *_reasons(reasons), *_below(report))
+
+
+def _reasons(reasons: Mapping[tuple[str, Status, str], Sequence[str]]) -> Iterator[Text]:
+    """Once for each group and reason: a table with sentences in it reads badly."""
+    for (group, status, reason), parts in reasons.items():
+        yield Text.assemble((f"{status:<10} ", _STYLES[status]), f"{group} {', '.join(parts)}: {reason}")
 
 
 def _rows(parts: list[PartitionLag], *, idle: bool) -> Iterator[tuple[str, PartitionLag]]:
