@@ -132,7 +132,7 @@ class Settings:
     gate_requests: int = _setting(100, "requests on which the gate compares a version with the active one", low=1)
     gate_candidates: int = _setting(500, "candidates per compared request at most", low=2)
     # Retrained models (another seed, half the data, other parts) agreed with 0.64 … 0.88, broken ones (shuffled or
-    # untrained weights, equal scores) with -0.13 … 0.08 (docs/decisions/0012-held-versions.md).
+    # untrained weights, equal scores) with -0.13 … 0.08 (docs/decisions/0013-held-versions.md).
     gate_min_rank_correlation: float = _setting(0.4, "Spearman's with the active version, mean over requests", low=-1)
     gate_min_overlap: float = _setting(0.2, "share of the best tenth that both versions name, mean", low=0)
     gate_max_score_shift: float = _setting(3.0, "median score against the active one's, in its deviations", low=0)
