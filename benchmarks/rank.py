@@ -36,7 +36,7 @@ import aiohttp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_goals import CELLS, Load, judged, sized, table
+from rank_goals import CELLS, Load, judged, scaled, sized, table
 from rank_stack import Stack, stack, upstream
 
 STAGES = ("user", "retrieval", "join", "score", "total", "overlap_saved")
@@ -178,7 +178,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
     begin_load = os.getloadavg()
     cells: list[tuple[argparse.Namespace, tuple[Load, ...]]] = []
     if args.goals:
-        cells = [(sized(args, cell), cell.loads) for cell in CELLS]
+        cells = [(sized(args, cell), scaled(cell.loads, args.scale)) for cell in CELLS]
     else:
         for size in args.sizes.split(","):
             own = copy.copy(args)
@@ -243,6 +243,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--deadline-ms", type=float, default=150.0)
     parser.add_argument("--user-cache", type=float, default=0.0, help="AIF_USER_CACHE_S of the server")
     parser.add_argument("--goals", action="store_true", help="the loads of rank_goals.py; about 7 minutes")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of --goals: share of each load's requests (a trial run)"
+    )
     parser.add_argument("--codes", type=int, default=0, help="codewords of coded tiers; 0: exact tiers")
     parser.add_argument("--users", type=int, default=64)
     parser.add_argument("--kernels", default="auto", help="AIF_KERNELS of the server")
