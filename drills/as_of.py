@@ -36,7 +36,7 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.runtime.as_of import as_of_server
 from aif_stream.settings import Settings
 from aif_stream.telemetry import configure_logging
-from drills.stack import drill_stack
+from drills.stack import drill_stack, untrained
 from drills.verify import TOLERANCE
 
 OPEN_ACKS = 2_000
@@ -198,12 +198,7 @@ def drill(before: int, updates: int, items: int, out: Path) -> None:
 
 
 async def _run(directory: Path, before: int, updates: int, items: int) -> dict[str, Any]:
-    artefact = directory / "model"
-    data = "synthetic:users=200,items=2000,impressions=20000,seed=1"
-    command = (sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick")
-    training = await asyncio.create_subprocess_exec(*command)
-    if await training.wait():
-        raise SystemExit("no model could be trained")
+    artefact = await asyncio.to_thread(untrained, directory / "model")
     async with drill_stack(directory, model=artefact, workers=1) as stack:
         return await prove(stack.settings, stack.model, before=before, updates=updates, items=items)
 

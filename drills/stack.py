@@ -18,7 +18,8 @@ from aif_stream.embedded.jars import KafkaJars
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.model.artefact import load
+from aif_stream.model.artefact import load, save
+from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.settings import Settings, variable
@@ -66,6 +67,20 @@ class DrillStack:
     async def stop(self, worker: ServerProcess) -> None:
         await worker.stop(60)
         self.workers.remove(worker)
+
+
+def untrained(directory: Path) -> Path:
+    """An artefact with the shapes of a trained model: what runs on it costs and moves the same, and nobody waits."""
+    config = ModelConfig(
+        content_width=16,
+        categories=tuple(f"c{number}" for number in range(20)),
+        item_fields=(
+            Field("brand", "label", tuple(f"b{number}" for number in range(9))),
+            Field("price", "number", mean=50.0, scale=30.0),
+        ),
+    )
+    save(directory, ModelVersion.init(config, seed=1, name="untrained"))
+    return directory
 
 
 @asynccontextmanager

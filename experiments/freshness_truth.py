@@ -26,7 +26,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,7 +51,7 @@ from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.settings import Settings, variable
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the package
-from drills.stack import DrillStack, drill_stack
+from drills.stack import DrillStack, drill_stack, untrained
 
 WATCHED, ITEMS = 40, 3000
 WATCHED_PER_S = 25
@@ -257,10 +256,7 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
 @asynccontextmanager
 async def system(directory: Path) -> AsyncIterator[DrillStack]:
     """Kafka, Redis, a worker, a server, a small model."""
-    artefact = directory / "model"
-    data = "synthetic:users=200,items=2000,impressions=20000,seed=1"
-    train = (sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick")
-    await asyncio.to_thread(subprocess.run, train, check=True, stdout=sys.stderr)
+    artefact = await asyncio.to_thread(untrained, directory / "model")
     ports = free_ports(2)
     async with (
         drill_stack(directory, model=artefact, workers=1, metrics_port=ports[0]) as stack,

@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -46,6 +45,9 @@ from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.nearline import rollout
 from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.settings import Settings, variable
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the package
+from drills.stack import untrained
 
 ITEMS, CANDIDATES = 4_000, 2_000
 REQUESTS, UPDATES = 600, 20_000
@@ -179,10 +181,7 @@ def compared(on: list[float], off: list[float]) -> dict[str, Any]:
 
 
 async def run(directory: Path, pairs: int) -> dict[str, Any]:
-    artefact = directory / "model"
-    data = "synthetic:users=200,items=4000,impressions=20000,seed=1"
-    train = (sys.executable, "-m", "aif_stream", "train", data, "--out", str(artefact), "--preset", "quick")
-    await asyncio.to_thread(subprocess.run, train, check=True, stdout=sys.stderr)
+    artefact = await asyncio.to_thread(untrained, directory / "model")
     jars = await KafkaJars.fetch()
     async with (
         KafkaCluster(1, jars, directory / "kafka") as kafka,
