@@ -109,32 +109,37 @@ class _Buffers(OrderedDict[TopicPartition, Any]):
         super().__setitem__(tp, result)
 
     def _until_broken(self, tp: TopicPartition, records: Any) -> Iterator[Plain]:
-        topic, partition, batches = tp.topic, tp.partition, records._records
         try:
-            while batches.has_next():
-                batch = batches.next_batch()
-                if records._check_crcs and not batch.validate_crc():
-                    raise CorruptRecordException("the CRC does not fit the bytes")
-                if not batch.is_control_batch:
-                    for record in batch:
-                        offset = record.offset
-                        if offset < records.next_fetch_offset:
-                            continue  # a fetch gives whole batches: these lie before the position asked for
-                        records.next_fetch_offset = offset + 1
-                        yield Plain(
-                            topic,
-                            partition,
-                            offset,
-                            record.timestamp,
-                            record.timestamp_type,
-                            record.key,
-                            record.value,
-                            record.headers,
-                        )
-                # Behind records that compaction has removed from the batch's end, too: else it would be read for ever.
-                records.next_fetch_offset = batch.next_offset
+            yield from plain_records(tp, records)
         except Exception as error:  # noqa: BLE001  # whatever parsing foreign bytes raises; ConsumerBase repairs it
             self._broken[tp] = Broken(records.next_fetch_offset, f"{type(error).__name__}: {error}")
+
+
+def plain_records(tp: TopicPartition, records: Any) -> Iterator[Plain]:
+    """The records of aiokafka's ``PartitionRecords`` from its ``next_fetch_offset`` on, which goes with them."""
+    topic, partition, batches = tp.topic, tp.partition, records._records
+    while batches.has_next():
+        batch = batches.next_batch()
+        if records._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException("the CRC does not fit the bytes")
+        if not batch.is_control_batch:
+            for record in batch:
+                offset = record.offset
+                if offset < records.next_fetch_offset:
+                    continue  # a fetch gives whole batches: these lie before the position asked for
+                records.next_fetch_offset = offset + 1
+                yield Plain(
+                    topic,
+                    partition,
+                    offset,
+                    record.timestamp,
+                    record.timestamp_type,
+                    record.key,
+                    record.value,
+                    record.headers,
+                )
+        # Behind records that compaction has removed from the batch's end, too: else it would be read for ever.
+        records.next_fetch_offset = batch.next_offset
 
 
 def _take(result: Any, max_records: int | None = None) -> list[Plain]:

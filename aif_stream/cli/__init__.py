@@ -28,6 +28,7 @@ VERBS: Final = {
     "train": "train",
     "evaluate": "evaluate",
     "experiment": "experiment",
+    "bench": "bench",
     "requests": "requests",
     "replay": "replay",
     "nearline": "nearline",

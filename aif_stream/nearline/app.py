@@ -218,7 +218,7 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
     serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
     try:
         async with open_nearline(settings) as nearline:
-            _spare_the_collector()
+            spare_the_collector()
             running.append(nearline)
             health.started = True
             lease = asyncio.create_task(keep_lease(settings, NEARLINE, partial(nearline.facts, web.address_of(bound))))
@@ -232,7 +232,7 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
         await serving
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Make cyclic garbage collection rare and short; for a process that is a worker and nothing else.
 
     A batch is some 20,000 objects without cycles, alive together: with Python's defaults it is scanned again and

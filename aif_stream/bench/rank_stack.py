@@ -184,8 +184,8 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def stack(args: argparse.Namespace, script: str, home: Path) -> AsyncIterator[Stack]:
-    """``script --upstream …`` is run as the retrieval. Everything but the server stays off the first core."""
+async def stack(args: argparse.Namespace, home: Path) -> AsyncIterator[Stack]:
+    """``rank --upstream …`` is run as the retrieval. Everything but the server stays off the first core."""
     every = os.sched_getaffinity(0)
     first = {min(every)}
     others = every - first or every
@@ -216,7 +216,12 @@ async def stack(args: argparse.Namespace, script: str, home: Path) -> AsyncItera
                 "AIF_LOG_LEVEL": "ERROR",
             }
             numbers = ("--items", str(args.items), "--retrieval-ms", str(args.retrieval_ms), "--port", str(port))
-            with child([sys.executable, script, "--upstream", *numbers], home / "upstream.log", others, {}):
+            with child(
+                [sys.executable, "-m", "aif_stream.bench.rank", "--upstream", *numbers],
+                home / "upstream.log",
+                others,
+                {},
+            ):
                 await asyncio.to_thread(until_listening, port)
                 yield Stack(args, home, url, environ, first)
     finally:
