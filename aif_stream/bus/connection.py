@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ssl import SSLError
@@ -37,10 +38,25 @@ def kafka_kwargs(settings: Settings) -> dict[str, Any]:
     if "SSL" in settings.kafka_security:
         kwargs["ssl_context"] = _ssl_context(settings)
     if "SASL" in settings.kafka_security:
+        _keep_secrets_out_of_logs()
         kwargs["sasl_mechanism"] = settings.kafka_sasl_mechanism
         kwargs["sasl_plain_username"] = settings.kafka_username
         kwargs["sasl_plain_password"] = settings.kafka_password
     return kwargs
+
+
+def _keep_secrets_out_of_logs() -> None:
+    """At DEBUG aiokafka logs every request, that of SASL PLAIN with the password.
+
+    A filter of the logger: whoever set up the logging, and whatever else it says at DEBUG is still there.
+    """
+    logger = logging.getLogger("aiokafka.conn")
+    if _without_secrets not in logger.filters:
+        logger.addFilter(_without_secrets)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    return "Sasl" not in record.getMessage()
 
 
 def _ssl_context(settings: Settings) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from ssl import SSLCertVerificationError
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Final
 
 from aiokafka.conn import create_conn
@@ -62,6 +62,12 @@ def mend_for(settings: Settings, error: BaseException | type[BaseException]) -> 
     if settings.kafka_security == "SSL" and not settings.kafka_cert_file:
         mend += "; one that asks for client certificates needs AIF_KAFKA_CERT_FILE and _KEY_FILE"
     return mend
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this says that somebody must change a setting or a right, not that Kafka is away. ``error``: ours."""
+    cause = error.__cause__
+    return isinstance(cause, (SSLError, *_BAD_LOGIN, *AUTHORIZATION_ERRORS))
 
 
 def rights_mend(settings: Settings) -> str:

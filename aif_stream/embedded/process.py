@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from aif_stream.errors import EmbeddedError
 LOOPBACK = "127.0.0.1"
 _POLL_S = 0.02  # how often a starting server is asked; a start takes 0.03 s (Redis) to 5 s (three Kafka nodes)
 _KILL_DEADLINE_S = 10.0  # after SIGKILL only the kernel is waited for
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 10
 _TAIL_BYTES = 65_536  # a broker's shutdown comes after the error that caused it
 
@@ -28,7 +31,9 @@ class PortTaken(EmbeddedError):
 class ServerProcess:
     """One server as a child process, started and ended any number of times; its output is appended to ``log``.
 
-    It runs in a session of its own: Ctrl-C in the terminal reaches only the owner, which then stops it in order.
+    An owner that is killed takes it along (Linux): it gets SIGTERM when the thread that started it ends, so start it on
+    one that lasts. It runs in a session of its own: Ctrl-C in the terminal reaches only the owner, which then stops it
+    in order.
     ``environ`` is the child's whole environment; None: the owner's. The child inherits the file descriptors
     ``keep_open`` (a lock that must last as long as the child).
     """
@@ -79,6 +84,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=self._keep_open,
+                    preexec_fn=_end_with_owner(),  # noqa: PLW1509 - two system calls, prepared before the fork
                 )
             except OSError as error:
                 raise EmbeddedError(f"{self.name}: {self._command[0]} cannot be started: {error}") from error
@@ -134,6 +140,20 @@ class ServerProcess:
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
+
+
+def _end_with_owner() -> Callable[[], None] | None:
+    """What the child does between fork and exec, so that it does not outlive an owner that got SIGKILL."""
+    if sys.platform != "linux":
+        return None
+    prctl, owner = ctypes.CDLL(None).prctl, os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM.value, 0, 0, 0)
+        if os.getppid() != owner:  # it ended between fork and here
+            os._exit(1)
+
+    return prepare
 
 
 def telling_lines(output: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from aif_stream import clock, web
 from aif_stream.bus.connection import cluster_identity
 from aif_stream.bus.dead_letters import DeadLetters
+from aif_stream.bus.diagnosis import is_refusal
 from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, REBUILD_GROUP, USERS_GROUP
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import (
@@ -27,7 +28,7 @@ from aif_stream.bus.topics import (
 )
 from aif_stream.bus.versions import VersionFollower
 from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
-from aif_stream.errors import IndexRefused
+from aif_stream.errors import BusUnavailable, IndexRefused, IndexUnavailable
 from aif_stream.index.connection import Redis, check_server, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
@@ -35,6 +36,7 @@ from aif_stream.index.leases import NEARLINE, keep_lease
 from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
+from aif_stream.nearline.backoff import Backoff
 from aif_stream.nearline.changes import ChangeLog
 from aif_stream.nearline.freshness import RECENT_ITEMS
 from aif_stream.nearline.host import Host
@@ -217,7 +219,10 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
     log.info(kv("metrics.listening", url=web.address_of(bound)))
     serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
     try:
-        async with open_nearline(settings) as nearline:
+        async with AsyncExitStack() as stack:
+            nearline = await _opened(stack, settings, stop, starting)
+            if nearline is None:
+                return
             spare_the_collector()
             running.append(nearline)
             health.started = True
@@ -230,6 +235,29 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         ended.set()
         await serving
+
+
+async def _opened(
+    stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, starting: list[str]
+) -> Nearline | None:
+    """The worker, entered on ``stack`` as soon as Kafka and Redis are there; None when ``stop`` came first.
+
+    ``starting`` tells /readyz what is waited for. Raises what waiting does not mend: a refusal (password, rights,
+    certificate), a missing topic, a foreign layout, wrong settings.
+    """
+    backoff = Backoff("start of the worker")
+    while not stop.is_set():
+        try:
+            nearline = await stack.enter_async_context(open_nearline(settings))
+        except (BusUnavailable, IndexUnavailable) as error:
+            if is_refusal(error):
+                raise
+            starting[:] = [str(error)]
+            await backoff.pause(error)
+        else:
+            backoff.done()
+            return nearline
+    return None
 
 
 def spare_the_collector() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -30,6 +31,7 @@ _BEHAVIORS: Final = 1_000_000
 # The embedded broker forgets what is beyond 5 MiB of a partition. With 8 partitions, 600 bytes an item and lz4
 # this window is a fifth of that.
 WINDOW_RECORDS: Final = 20_000
+_END_FILE: Final = "behaviors-end-ms"
 _CHUNK_LINES: Final = 1_000
 _ASK_EVERY_S: Final = 0.05
 _STALLED_S: Final = 120.0
@@ -42,10 +44,15 @@ _GROUPS: Final[dict[LineKind, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Item ids 1 … items, user ids 1 … users; the same for every start."""
+    """Item ids 1 … items, user ids 1 … users; the same for every start.
+
+    ``end_ms``: time of the last behavior (None: now). Published again with the same one, behaviors are the same entries
+    of the histories; with another they would be new ones.
+    """
 
     items: int
     users: int
+    end_ms: int | None = None
 
     @property
     def generator(self) -> Synthetic:
@@ -60,7 +67,18 @@ class Catalogue:
         if not self.items:
             return iter(())
         each = max(_FEWEST_PER_USER, min(_BEHAVIORS_PER_USER, _BEHAVIORS // max(self.users, 1)))
-        return self.generator.behaviors(each, end_ms=now_ms())
+        return self.generator.behaviors(each, end_ms=now_ms() if self.end_ms is None else self.end_ms)
+
+
+def kept_end_ms(directory: Path) -> int:
+    """The end of the behaviors that this folder's Redis was first seeded with, written down for its next starts."""
+    file = directory / _END_FILE
+    try:
+        return int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        end_ms = now_ms()
+        file.write_text(f"{end_ms}\n")
+        return end_ms
 
 
 async def seed(settings: Settings, session: aiohttp.ClientSession, catalogue: Catalogue, report: Report) -> None:

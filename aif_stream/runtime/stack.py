@@ -22,7 +22,7 @@ from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.runtime.address import published_address
-from aif_stream.runtime.catalogue import Catalogue, answered_in_full, seed
+from aif_stream.runtime.catalogue import Catalogue, answered_in_full, kept_end_ms, seed
 from aif_stream.runtime.first_model import first_model
 from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.runtime.traffic import live_traffic
@@ -112,7 +112,7 @@ async def _embedded(base: Settings, options: UpOptions) -> AsyncIterator[tuple[S
 
 
 async def _bring_up(settings: Settings, options: UpOptions, roles: Roles, report: Report) -> None:
-    catalogue = Catalogue(options.items, options.users)
+    catalogue = Catalogue(options.items, options.users, kept_end_ms(settings.models_dir.parent))
     async with aiohttp.ClientSession() as session:
         report("starting nearline and retrieval")
         nearline, retrieval = roles.start("nearline"), roles.start("retrieval")

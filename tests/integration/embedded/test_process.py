@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,32 @@ def shell(directory: Path, script: str) -> ServerProcess:
 
 async def never() -> bool:
     return False
+
+
+async def test_a_child_does_not_outlive_an_owner_that_is_killed(tmp_path: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from aif_stream.embedded.process import ServerProcess
+server = ServerProcess("child", ["sleep", "600"], directory=Path({str(tmp_path)!r}), log=Path("{tmp_path}/log"))
+server.spawn()
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+    owner = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert owner.stdout is not None
+    stat = Path(f"/proc/{int(await owner.stdout.readline())}/stat")
+    owner.kill()
+    await owner.wait()
+
+    async def gone() -> bool:
+        try:
+            state = (await asyncio.to_thread(stat.read_text)).rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state == "Z"  # a container's first process need not wait for the orphans that it gets
+
+    await eventually(gone, what="the child is gone")
 
 
 async def test_a_child_that_ends_early_is_reported_with_what_this_start_wrote(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.admin import SaslAuthenticateRequest_v1
 
 from aif_stream.bus.connection import describe, kafka_errors, kafka_kwargs
 from aif_stream.errors import BusUnavailable, SettingsError
@@ -50,3 +53,14 @@ def test_an_error_of_the_client_says_where_and_what_to_do() -> None:
 )
 def test_keys_hash_as_in_java(key: bytes, expected: int) -> None:
     assert murmur2(key) & 0xFFFFFFFF == expected & 0xFFFFFFFF
+
+
+def test_a_sasl_password_is_not_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    kafka_kwargs(Settings(kafka_security="SASL_PLAINTEXT", kafka_username="u", kafka_password="secret"))
+    log = logging.getLogger("aiokafka.conn")
+    with caplog.at_level(logging.DEBUG, logger=log.name):
+        for request in (SaslAuthenticateRequest_v1(b"\0u\0secret"), "another request"):
+            log.debug("Request to %s:%d %d: %s", "broker", 9092, 1, request)
+    assert "secret" in str(SaslAuthenticateRequest_v1(b"\0u\0secret"))
+    assert "secret" not in caplog.text
+    assert "another request" in caplog.text

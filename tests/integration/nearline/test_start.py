@@ -1,0 +1,63 @@
+"""A worker that is started before its stores waits for them and says so; a refusal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.errors import IndexRefused
+from aif_stream.nearline.app import serve_nearline
+from tests.conftest import BrokerFactory
+from tests.nearline_builders import all_topics, nearline_settings
+from tests.stack import eventually
+
+
+@pytest.fixture(autouse=True)
+def _collector_as_before() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+async def test_a_worker_started_before_redis_waits_for_it(
+    embedded_broker: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    broker = await embedded_broker(all_topics())
+    stop = asyncio.Event()
+    async with EmbeddedRedis(tmp_path / "redis") as redis:
+        await redis.kill9()
+        running = asyncio.create_task(serve_nearline(nearline_settings(broker.bootstrap, redis.url, tmp_path), stop))
+
+        async def said(event: str) -> bool:
+            return running.done() or event in caplog.text
+
+        await eventually(lambda: said('waiting what="start of the worker"'), what="it says that it waits")
+        assert not running.done()
+        await redis.start()
+        await eventually(lambda: said("nearline.started"), what="it goes on")
+        stop.set()
+        await running
+
+
+async def test_a_worker_that_is_stopped_while_it_waits_ends_in_order(
+    embedded_broker: BrokerFactory, tmp_path: Path
+) -> None:
+    broker = await embedded_broker(all_topics())
+    stop = asyncio.Event()
+    stop.set()
+    await serve_nearline(nearline_settings(broker.bootstrap, "redis://127.0.0.1:1/0", tmp_path), stop)
+
+
+async def test_a_refusal_is_not_waited_for(embedded_broker: BrokerFactory, tmp_path: Path) -> None:
+    broker = await embedded_broker(all_topics())
+    async with EmbeddedRedis(tmp_path / "redis") as redis:
+        wrong = redis.url.replace("redis://", "redis://nobody:secret@")
+        with pytest.raises(IndexRefused):
+            await serve_nearline(nearline_settings(broker.bootstrap, wrong, tmp_path), asyncio.Event())
