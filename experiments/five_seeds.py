@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=1 python experiments/five_seeds.py run       # the table, with what was selected
     OMP_NUM_THREADS=1 python experiments/five_seeds.py times     # online cost; on a quiet machine
     OMP_NUM_THREADS=1 python experiments/five_seeds.py run --data movielens:DIR --out experiments/results/…json
+    python experiments/five_seeds.py table                       # of docs/model.md; --of FILE for another one
 
 ``select`` and ``run`` go on where they were stopped: every trained model is one record in the file. Each data seed is
 also the training seed. A difference is paired by seed; intervals are Student's t over the seeds (4 degrees of freedom),
@@ -147,6 +148,23 @@ def times(selection: Path, out: Path) -> None:
     click.echo(json.dumps(shares))
 
 
+@main.command()
+@click.option("--of", "source", type=click.Path(path_type=Path), default=RESULTS / "five_seeds.json")
+@click.option("--times", "timed", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_times.json")
+def table(source: Path, timed: Path) -> None:
+    """Markdown: GAUC, gain over COLD, milliseconds where they were taken; then the claims."""
+    found = summary(json.loads(source.read_text())["records"])
+    spent = json.loads(timed.read_text())["models"] if timed.exists() else {}
+    click.echo("| model | GAUC | less COLD | ms per 10,000 (L = 1,000) | seeds |\n|---|---|---|---|---|")
+    for name, line in sorted(found["models"].items(), key=lambda pair: -pair[1]["gauc"]["mean"]):
+        gain = "" if name == "cold" else _shown(line["less_cold"], 4)
+        ms = f"{spent[name]['ms_per_10k']:,.1f}" if name in spent else "–"
+        click.echo(f"| {name} | {_shown(line['gauc'], 3)[1:]} | {gain} | {ms} | {line['gauc']['seeds']} |")
+    for name, line in found["claims"].items():
+        click.echo(f"- {name}: {_shown(line, 4)}")
+    click.echo(f"- kept: {found['kept']}")
+
+
 def train_all(
     data: str, seeds: Sequence[int], wanted: dict[str, tuple[Kind, Settings]], out: Path, *, judged: bool
 ) -> list[dict[str, Any]]:
@@ -264,10 +282,11 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _shown(line: dict[str, Any]) -> str:
+def _shown(line: dict[str, Any], digits: int = 4) -> str:
     if line["mean"] is None:
         return "–"
-    return f"{line['mean']:+.4f}" + ("" if line["low"] is None else f" [{line['low']:+.4f}, {line['high']:+.4f}]")
+    mean, low, high = (None if line[key] is None else f"{line[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+    return str(mean) if low is None else f"{mean} [{low}, {high}]"
 
 
 if __name__ == "__main__":
