@@ -259,7 +259,7 @@ def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int,
         int(append_ms is not None),
         key,
         value,
-        headers,
+        tuple(headers),
     )
 
 

@@ -16,7 +16,11 @@ from aif_stream.errors import EmbeddedError
 
 JAVA_AT_LEAST = 17  # Kafka 4 brokers do not run on less
 CHECKSUMS = "checksums.sha256"  # beside the pom, in the format of sha256sum
-_POM = Path(__file__).parents[2] / "deploy" / "kafka" / "pom.xml"
+# In a checkout; a wheel carries the same folder as aif_stream/kafka_pom.
+_POMS = (
+    Path(__file__).parents[2] / "deploy" / "kafka" / "pom.xml",
+    Path(__file__).parents[1] / "kafka_pom" / "pom.xml",
+)
 _CACHE = Path(".cache") / "aif_stream" / "kafka"
 _FETCH_DEADLINE_S = 600.0  # 43 MB; 50 s with an empty Maven repository and a near mirror
 _JAVA_DEADLINE_S = 20.0
@@ -47,7 +51,7 @@ class KafkaJars:
         The folder is named by Kafka's version and by the hash of pom and checksums, and appears whole or not at all,
         so any number of processes may fetch at once. Raises EmbeddedError when Maven fails or a checksum differs.
         """
-        pom = await asyncio.to_thread((pom or _POM).resolve)
+        pom = await asyncio.to_thread((pom or next((each for each in _POMS if each.is_file()), _POMS[0])).resolve)
         pinned = await asyncio.to_thread(_read_pinned, pom)
         folder = (cache or Path.home() / _CACHE).resolve() / pinned.name
         if not folder.is_dir():
