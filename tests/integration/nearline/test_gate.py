@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from aif_stream.bus.request_log import RequestLogWriter
 from aif_stream.bus.topics import REQUESTS
 from aif_stream.bus.versions import publish_version as publish_record
 from aif_stream.bus.versions import read_versions
+from aif_stream.cli.model_gate import activate_or_tell, show_gate
 from aif_stream.domain.events import BehaviorKind
 from aif_stream.domain.history import entry_bytes
 from aif_stream.domain.ids import key_of
@@ -33,7 +35,7 @@ from aif_stream.model.net import Net
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.gate import GateRefused, activate_judged, judge
 from aif_stream.nearline.rollout import activate_version, rollback_version
-from tests.letter_builders import aif, aif_json
+from tests.letter_builders import aif
 from tests.model_builders import make_items, small_version
 from tests.nearline_builders import T0_MS, Stack
 from tests.online_builders import Index
@@ -170,25 +172,29 @@ async def test_requests_of_the_log_are_compared_where_there_are_any(stack: Stack
     assert "3 requests of the log" in report.checks[-1].detail
 
 
-async def test_force_needs_a_reason_and_keeps_it_with_what_fell_short(stack: Stack) -> None:
+async def test_force_needs_a_reason_and_keeps_it_with_what_fell_short(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = stack.settings
     async with ready(stack, made("broken", scaled(0.0))):
-        settings = dataclasses.replace(stack.settings, serve_url="http://127.0.0.1:9")
-        code, found = await aif_json(settings, "model", "gate", "broken")
-        assert (code, found["passed"], found["compared_with"]) == (3, False, "running")
-        code, out, err = await aif(settings, "model", "activate", "broken")
-        assert (code, b"SHORT" in out, b"distinct_scores" in out) == (3, True, True)
+        assert await asyncio.to_thread(show_gate, settings, "broken", as_json=True) == 3
+        found = json.loads(capsys.readouterr().out)
+        assert (found["passed"], found["compared_with"]) == (False, "running")
+        assert await asyncio.to_thread(activate_or_tell, settings, "broken") == 3
+        out, err = capsys.readouterr()
+        assert "SHORT" in out
+        assert "distinct_scores" in out
         assert "broken does not answer; running goes on" in err
         code, _, err = await aif(settings, "model", "activate", "broken", "--force")
         assert (code, "--force and --reason come together" in err) == (2, True)
-        forced = ("--force", "--reason", "a test of mine", "--percent", "20")
-        code, found = await aif_json(settings, "model", "activate", "broken", *forced)
-        assert (code, found["percent"], found["state"]) == (0, 20.0, "ready")
-        book = await read_versions(stack.settings)
-        assert (book.active, book.canary) == ("running", "broken")
-        assert book.records["broken"].note.startswith("forced: a test of mine (version broken does not pass its gate")
-        assert "distinct_scores" in book.records["broken"].note
-        code, listed = await aif_json(settings, "model", "list")
-        assert [(v["version"], v["percent"]) for v in listed] == [("broken", 20.0), ("running", 80.0)]
+        force = partial(activate_or_tell, settings, "broken", percent=20, force="a test of mine", as_json=True)
+        assert await asyncio.to_thread(force) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["percent"], found["state"], found["gate"]["passed"]) == (20.0, "ready", False)
+    book = await read_versions(settings)
+    assert (book.active, book.canary, book.percent_of("running")) == ("running", "broken", 80.0)
+    assert book.records["broken"].note.startswith("forced: a test of mine (version broken does not pass its gate")
+    assert "distinct_scores" in book.records["broken"].note
 
 
 async def test_a_canary_grows_becomes_the_active_version_and_is_ended_by_a_rollback(stack: Stack) -> None:
