@@ -56,7 +56,7 @@ CANDIDATES: Final[dict[str, Settings]] = {
         "bridge_temperature": 0.03,
         **KEYS,
     },
-    # Added after seeds 0 … 4 were reported: if it is chosen, report it on others.
+    # Added after seeds 0 … 4 were reported, and not chosen; another one that is must be reported on other seeds.
     "256 bits, kinds, brand, 16 tiers, temperature .03": {
         "signature_bits": 256,
         "tiers": 16,
