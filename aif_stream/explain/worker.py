@@ -79,6 +79,13 @@ class ExplainWorker:
         self._arrived = asyncio.Condition()
         self.done = 0
 
+    def groups(self) -> dict[str, list[int]]:
+        """Which partitions of which groups are read here."""
+        return {
+            group: sorted(partition.number for partition in consumer.assignment())
+            for group, consumer in zip(EXPLAIN_GROUPS, self._consumers.values(), strict=True)
+        }
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what is not done by then is handed back. Raises what a consumer dies of."""
         async with asyncio.TaskGroup() as group:
@@ -236,4 +243,4 @@ async def _heard(_book: VersionBook, _record: VersionRecord) -> None:
 
 def facts_of(worker: ExplainWorker, gate: Gate, url: str) -> dict[str, Any]:
     """What the lease of a worker says."""
-    return {"url": url, "done": worker.done, "servers_busy": round(gate.busy, 3)}
+    return {"url": url, "groups": worker.groups(), "done": worker.done, "servers_busy": round(gate.busy, 3)}

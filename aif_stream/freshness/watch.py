@@ -33,7 +33,7 @@ from aif_stream.freshness.report import (
     facts_of,
     rounded,
 )
-from aif_stream.index.leases import NEARLINE, SERVE
+from aif_stream.index.leases import EXPLAIN, NEARLINE, SERVE
 from aif_stream.settings import Settings
 
 _AGAIN_S: Final = 0.5
@@ -65,11 +65,14 @@ class Watcher:
     async def look(self) -> LagReport:
         """Everything, now. Looks one after the other add to the windows that judge who stands still."""
         async with self._turn:
-            workers, members = await asyncio.gather(self._peers.of(NEARLINE), self._watch.members())
+            workers, explainers, members = await asyncio.gather(
+                self._peers.of(NEARLINE), self._peers.of(EXPLAIN), self._watch.members()
+            )
+            readers = [*workers, *explainers]
             places = [place for place in await self._watch.look() if _is_used(place)]
             at_s, as_of_ms = monotonic_s(), now_ms()
             mirrors, stages = await self._mirrors()
-            parts = [self._partition(place, workers, members[place.group], at_s, as_of_ms) for place in places]
+            parts = [self._partition(place, readers, members[place.group], at_s, as_of_ms) for place in places]
             return LagReport(
                 partitions=parts,
                 watermark_age_s=rounded(watermark_age_s(part.lag_s for part in parts if part.group in LIVE_GROUPS)),

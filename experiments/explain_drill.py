@@ -1,0 +1,230 @@
+"""Explanations on Apache Kafka while workers are killed (-9), the broker and Redis start again, and streams are cut.
+
+    python -m experiments.explain_drill [--count 10000] [--kills 30] [--followers 200] [--workers 2] [--out FILE]
+
+Asked: does each explanation end in exactly one final state, is none lost, does no subscriber hear an event twice or
+miss one? Prints and writes JSON; exit 3 when a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from aif_stream.bus import admin
+from aif_stream.bus.topics import load_topics
+from aif_stream.embedded.jars import KafkaJars
+from aif_stream.embedded.kafka import KafkaCluster
+from aif_stream.embedded.process import ServerProcess
+from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.online.role import serve_role
+from aif_stream.settings import Settings, variable
+from tests.model_builders import make_items, small_version
+from tests.online_builders import Client, activate, online_settings, open_index, running
+
+FINAL = ("complete", "failed", "cancelled", "expired")
+ITEMS = [str(i) for i in range(60)]
+
+
+class Workers:
+    """``aif explain`` processes; one that is killed is replaced at once."""
+
+    def __init__(self, settings: Settings, directory: Path, count: int) -> None:
+        names = ("kafka_bootstrap", "redis_url", "models_dir", "kafka_session_timeout_ms", "index_buckets")
+        self._environ = {variable(name): str(getattr(settings, name)) for name in names}
+        self._environ |= {"AIF_EXPLAIN_NICE": "0", "AIF_EXPLAIN_PORT": "0", "OMP_NUM_THREADS": "1"}
+        self._directory, self._count, self._started = directory, count, 0
+        self.running: list[ServerProcess] = []
+        self.kills = 0
+
+    def fill(self) -> None:
+        while len(self.running) < self._count:
+            self._started += 1
+            process = ServerProcess(
+                f"explain {self._started}",
+                [sys.executable, "-m", "aif_stream", "explain"],
+                directory=self._directory,
+                log=self._directory / f"explain-{self._started}.log",
+                environ={**os.environ, **self._environ},
+            )
+            process.spawn()
+            self.running.append(process)
+
+    async def kill_one(self) -> None:
+        process = self.running.pop(random.randrange(len(self.running)))
+        await process.kill9()
+        self.kills += 1
+        self.fill()
+
+    async def keep(self) -> None:
+        """What a supervisor does: a worker that ended (Redis away at its start) is started again."""
+        while True:
+            await asyncio.sleep(1.0)
+            self.running = [process for process in self.running if process.running]
+            self.fill()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(process.stop(20.0) for process in self.running))
+
+
+async def ask(client: Client, request_id: str, item_id: str, priority: str) -> str:
+    """Ask until it is accepted; being asked twice does no harm."""
+    while True:
+        try:
+            body = {"request_id": request_id, "item_id": item_id, "priority": priority, "deadline_ms": 3_600_000}
+            status, reply = await client.post("/v1/explanations", body)
+            if status == 202:
+                return str(reply["explanation_id"])
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            pass
+        await asyncio.sleep(0.2)
+
+
+async def follow(client: Client, name: str, cut_s: float) -> list[tuple[str, str]]:
+    """(id, state) of every event, over connections that are cut at random moments."""
+    heard: list[tuple[str, str]] = []
+    while not heard or heard[-1][1] not in FINAL:
+        headers = {"last-event-id": heard[-1][0]} if heard else {}
+        try:
+            async with asyncio.timeout(random.uniform(0.05, cut_s)):
+                url = f"{client.url}/v1/explanations/{name}/events"
+                async with client.session.get(url, headers=headers) as reply:
+                    event = ""
+                    async for raw in reply.content:
+                        field, _, value = raw.decode().rstrip("\n").partition(": ")
+                        if field == "id":
+                            event = value
+                        elif field == "data":
+                            heard.append((event, json.loads(value)["state"]))
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass
+        await asyncio.sleep(0.05)
+    return heard
+
+
+async def states(client: Client, names: list[str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for name in names:
+        status, body = await client.get(f"/v1/explanations/{name}")
+        found[body["state"] if status == 200 else f"http {status}"] += 1
+    return found
+
+
+async def drill(
+    options: argparse.Namespace, client: Client, workers: Workers, kafka: KafkaCluster, redis: EmbeddedRedis
+) -> dict[str, Any]:
+    begin_s = time.monotonic()
+    wanted: list[tuple[str, str]] = []
+    while len(wanted) < options.count:
+        answer = await client.rank(f"u{len(wanted) % 7}", candidates=random.sample(ITEMS, 40), k=20, explain=True)
+        wanted += [(answer["request_id"], item["item_id"]) for item in answer["items"]]
+    wanted = wanted[: options.count]
+    gate = asyncio.Semaphore(16)
+
+    async def one(request_id: str, item_id: str) -> str:
+        async with gate:
+            return await ask(client, request_id, item_id, random.choice(["high", "normal", "low"]))
+
+    async def chaos() -> None:
+        for number in range(options.kills):
+            await asyncio.sleep(random.uniform(0.5, 1.5) * options.every_s)
+            await workers.kill_one()
+            if number == options.kills // 3:
+                await kafka.kill9(kafka.node_ids[0])
+                await kafka.start(kafka.node_ids[0])
+            if number == 2 * options.kills // 3:
+                await redis.stop()
+                await redis.start()
+
+    hitting = asyncio.create_task(chaos())
+    keeping = asyncio.create_task(workers.keep())
+    names = list(await asyncio.gather(*(one(*each) for each in wanted)))
+    chosen = random.sample(names, min(options.followers, len(names)))
+    following = [asyncio.create_task(follow(client, name, options.cut_s)) for name in chosen]
+    await hitting
+    while True:
+        found = await states(client, names)
+        sys.stderr.write(f"{time.monotonic() - begin_s:6.0f} s {dict(found)}\n")
+        if all(state in FINAL or state.startswith("http") for state in found):
+            break
+        await asyncio.sleep(2.0)
+    keeping.cancel()
+    heard = await asyncio.gather(*following)
+    whole = {name: await follow(client, name, 1e6) for name in chosen}
+    return {
+        "asked": len(names),
+        "distinct": len(set(names)),
+        "states": dict(found),
+        "kills": workers.kills,
+        "followers": len(chosen),
+        "events_twice": sum(len(ids) - len({event for event, _ in ids}) for ids in heard),
+        "events_missing": sum(len(set(whole[n]) - set(ids)) for n, ids in zip(chosen, heard, strict=True)),
+        "finals_more_than_one": sum(sum(state in FINAL for _, state in ids) != 1 for ids in heard),
+        "seconds": round(time.monotonic() - begin_s, 1),
+    }
+
+
+async def main(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="explain-drill-") as scratch:
+        directory = Path(scratch)
+        async with (
+            KafkaCluster(1, await KafkaJars.fetch(), directory / "kafka") as kafka,
+            EmbeddedRedis(directory / "redis") as redis,
+        ):
+            settings = dataclasses.replace(
+                online_settings(kafka.bootstrap, redis.url, directory, retrieval_urls="http://127.0.0.1:9"),
+                kafka_session_timeout_ms=6000,
+                explain_client_rate=1e6,
+                explain_facts_s=3600.0,
+                explain_facts_mb=1024,
+                explain_nice=0,
+            )
+            specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
+            await admin.apply(settings, specs)
+            model = small_version()
+            workers = Workers(settings, directory, options.workers)
+            async with open_index(settings, [model.name]) as index:
+                await index.put(model, make_items(60))
+                for number in range(7):
+                    await index.click(f"u{number}", random.sample(ITEMS, 20))
+                await activate(settings, model, 1)
+                async with running(serve_role, settings) as client:
+                    workers.fill()
+                    try:
+                        result = await drill(options, client, workers, kafka, redis)
+                    finally:
+                        await workers.stop()
+    broken = [
+        *([] if set(result["states"]) <= set(FINAL) else ["not all ended"]),
+        *([name for name in ("events_twice", "events_missing", "finals_more_than_one") if result[name]]),
+    ]
+    result["broken"] = broken
+    text = json.dumps(result, indent=2)
+    sys.stdout.write(text + "\n")
+    if options.out:
+        await asyncio.to_thread(Path(options.out).write_text, text + "\n")
+    return 3 if broken else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--every-s", type=float, default=20.0)
+    parser.add_argument("--followers", type=int, default=200)
+    parser.add_argument("--cut-s", type=float, default=5.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", default="")
+    sys.exit(asyncio.run(main(parser.parse_args())))
