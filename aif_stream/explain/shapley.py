@@ -30,8 +30,8 @@ _OTHERS: Final = 8  # items that stand in for an absent block
 _ROUNDS_MIN: Final = 8
 _ROUNDS_MAX: Final = 24
 _PRECISE: Final = 0.02  # stop when the widest bar is below this share of the difference that is explained
-# Student's t at 56 degrees of freedom is 2.00; with that 94.2 % of 569 values lay within, because rounds stop when the bars
-# look small.
+# Student's t at 56 degrees of freedom is 2.00; with that 94.2 % of 569 values lay within, because rounds stop when the
+# bars look small.
 _Z95: Final = 2.2
 
 
