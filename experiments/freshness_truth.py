@@ -58,6 +58,7 @@ WATCHED_PER_S = 25
 ROUND_S, WINDOW_S, PAUSE_S = 62.0, 60.0, 30.0
 POLL_S = 0.002
 BAR_MS = 10.0
+_HOW_MANY = 0  # asked of the observer: how many it still waits for
 EVENT_TIME_BYTES = 8  # an item's value begins with its order: event time, offset (domain/order.py)
 
 
@@ -83,6 +84,9 @@ class Watch:
         while True:
             while self._told.poll():
                 event_ms = self._told.recv()
+                if event_ms == _HOW_MANY:
+                    self._told.send(max(map(len, self._waiting.values())))
+                    continue
                 if event_ms is None:
                     self._told.send((self._found, sum(map(len, self._waiting.values()))))
                     return
@@ -224,6 +228,11 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
             await asyncio.sleep(PAUSE_S)
             os.kill(worker.pid, signal.SIGCONT)
         await publishing
+        for _ in range(600):
+            here.send(_HOW_MANY)
+            if not await asyncio.to_thread(here.recv):
+                break
+            await asyncio.sleep(0.1)
         await asyncio.sleep(1.5)  # a worker's word in its lease is up to a second old
         report = await lag_report(settings)
         after = {stage: await counts(session, urls[stage], stage) for stage in urls}
@@ -233,9 +242,8 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
     found: dict[str, Any] = {"rate": rate, "paused_s": PAUSE_S if pause else 0, "never_seen": unseen}
     for stage in urls:
         said = next(each for each in report.freshness if each.stage == stage)
-        lags = np.array(
-            [lag for name, at_ms, lag, _ in seen if name == stage and at_ms > report.as_of_ms - WINDOW_S * 1e3]
-        )
+        since_ms = report.as_of_ms - WINDOW_S * 1e3  # the same minute, by the time at which they were seen
+        lags = np.array([lag for name, at_ms, lag, _ in seen if name == stage and since_ms < at_ms <= report.as_of_ms])
         errors = np.array([error for name, _, _, error in seen if name == stage])
         for q, exact_s in ((0.5, said.p50_s), (0.99, said.p99_s)):
             observed = float(np.quantile(lags, q))
