@@ -33,8 +33,9 @@ schemas: setup ## topics/schemas, topics/asyncapi.yaml from the event types
 bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (about 35 minutes)
 	benchmarks/run
 
-drill: setup ## kill -9, rebalance, outages on real Kafka → experiments/results/drill.json (about 7 minutes)
+drill: setup ## kill -9, rebalance, outages, roll-outs on real Kafka → experiments/results/*drill.json (about 18 minutes)
 	$(BIN)/python -m drills
+	$(BIN)/python -m drills.rollout
 
 lock: setup ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-emit-index-url \

@@ -88,6 +88,16 @@ class VersionMissing(IndexRefused):
         self.versions = versions
 
 
+class VersionUnlisted(IndexRefused):
+    """A bucket does not list (any more, or after Redis forgot: yet) the version whose rows are being rebuilt."""
+
+    def __init__(self, version: str, bucket: int) -> None:
+        super().__init__(
+            f"bucket {bucket} does not list version {version}", mend="workers list live versions again by themselves"
+        )
+        self.version = version
+
+
 class ArtefactError(AifError):
     """A model directory is damaged, of another schema, or does not match its manifest."""
 

@@ -22,9 +22,8 @@ from aif_stream.telemetry import configure_logging
 from drills.load import Load
 from drills.scenarios import SCENARIOS
 from drills.stack import DrillStack, drill_stack
-from drills.verify import caught_up, compare
+from drills.verify import WRONG, caught_up, compare
 
-WRONG = ("lost", "older", "newer", "features", "row", "revived", "extra")
 console = Console(stderr=True)
 
 

@@ -54,7 +54,7 @@ class Load:
         self._stop.set()
 
     async def _one(self, publisher: EventPublisher, chance: random.Random, acks: deque[Ack]) -> None:
-        item = str(chance.randrange(self.items)) if chance.random() < 0.9 else f"sku-{chance.randrange(self.items)}"
+        item = self._choose(chance)
         known_ms, _ = self.truth.get(item, (0, None))
         time_ms = max(now_ms(), known_ms + 1)
         is_late = bool(known_ms) and chance.random() < LATE_SHARE
@@ -67,6 +67,10 @@ class Load:
             acks.append(await self._publish(publisher, item, event, time_ms))
         if time_ms > known_ms:
             self.truth[item] = (time_ms, event)
+
+    def _choose(self, chance: random.Random) -> str:
+        """The item that changes next."""
+        return str(chance.randrange(self.items)) if chance.random() < 0.9 else f"sku-{chance.randrange(self.items)}"
 
     async def _publish(self, publisher: EventPublisher, item: str, event: dict[str, Any] | None, time_ms: int) -> Ack:
         self.sent += 1

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aif_stream.bus import admin
 from aif_stream.bus.topics import load_topics
@@ -47,6 +47,7 @@ class DrillStack:
             "kafka_session_timeout_ms",
             "index_buckets",
             "metrics_port",
+            "rebuild_rate",
         )
         environ = {variable(name): str(getattr(self.settings, name)) for name in names}
         worker = ServerProcess(
@@ -59,6 +60,14 @@ class DrillStack:
         worker.spawn()
         self.workers.append(worker)
         return worker
+
+    async def replace_workers(self, **choices: Any) -> None:
+        """Stop all workers in order and start as many under changed settings."""
+        count = len(self.workers)
+        await asyncio.gather(*(self.stop(worker) for worker in list(self.workers)))
+        self.settings = dataclasses.replace(self.settings, **choices)
+        for _ in range(count):
+            self.start_worker()
 
     async def kill9(self, worker: ServerProcess) -> None:
         await worker.kill9()
@@ -85,9 +94,10 @@ def untrained(directory: Path) -> Path:
 
 @asynccontextmanager
 async def drill_stack(
-    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1, metrics_port: int = 0
+    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1, **choices: Any
 ) -> AsyncIterator[DrillStack]:
-    """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers."""
+    """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers. ``choices``: other
+    settings."""
     jars = await KafkaJars.fetch()
     async with (
         KafkaCluster(nodes, jars, directory / "kafka") as kafka,
@@ -100,7 +110,7 @@ async def drill_stack(
             kafka_bootstrap=kafka.bootstrap,
             redis_url=redis.url,
             kafka_session_timeout_ms=6000,  # the least that a broker allows by default: dead members leave soon
-            metrics_port=metrics_port,
+            **{"metrics_port": 0, **choices},
         )
         specs = load_topics(None)
         if nodes == 1:

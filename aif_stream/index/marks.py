@@ -46,6 +46,10 @@ class MarkBook:
         except ValueError:
             raise IndexRefused(f"{key.decode()} holds {value!r:.40}", mend="delete the key: it is replayed") from None
 
+    def server(self, partition: int) -> bytes:
+        """Run id of the server that answered the last ``read``; b"" before the first."""
+        return self._servers.get(partition, b"")
+
     async def advance(self, partition: int, expected: int | None, next_offset: int) -> bool:
         """Set the mark if it still is ``expected`` (None: absent), what this worker wrote or read last.
 

@@ -17,7 +17,7 @@ from aif_stream.clock import now_ms
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows
-from aif_stream.errors import IndexRefused, VersionMissing
+from aif_stream.errors import IndexRefused, VersionMissing, VersionUnlisted
 from aif_stream.index import packing, reading
 from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import REMOVED, ItemWrite, StoredItem, WriteResult, unpack_item
@@ -92,16 +92,24 @@ class N2OStore:
     ) -> list[bool]:
         """Write rows (n) of items of one bucket, each only while the item's order is ``expected`` [(key, order)].
 
-        False: the item changed meanwhile (the live write brought its row), or the version is not listed here.
-        A newer computation of the same order stays. A row flagged TOMBSTONE is stored as its prefix.
+        False: the item changed meanwhile (the live write brought its row). A newer computation of the same order
+        stays. A row flagged TOMBSTONE is stored as its prefix. Raises ``VersionUnlisted`` when the bucket does not
+        list the version: nothing is written, and what was scanned before counts for nothing.
         """
         if not expected:
             return []
         packed = b"".join(key.to_bytes(8, "little") + order.pack() for key, order in expected)
         keys = [items_key(bucket), versions_key(bucket), rows_key(bucket, version)]
         command = script("write_rebuilt").call(keys, version.encode(), packed, rows.tobytes())
-        (reply,) = checked(await self._redis.execute([command], keys[:1]))
-        return [flag == 1 for flag in reply]
+        (reply,) = await self._redis.execute([command], keys[:1])
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("VERSIONUNLISTED"):
+            raise VersionUnlisted(version, bucket)
+        return [flag == 1 for flag in checked([reply])[0]]
+
+    async def check_listed(self, bucket: int, version: str) -> None:
+        """Raises ``VersionUnlisted`` when the bucket does not list the version: no live write carries its rows."""
+        if not await self._redis.call("SISMEMBER", versions_key(bucket), version):
+            raise VersionUnlisted(version, bucket)
 
     async def read_items(self, keys: Sequence[int]) -> list[StoredItem | None]:
         """Features of items, removed ones too; None where Redis has nothing. One round trip."""

@@ -1,11 +1,12 @@
 -- A rebuild's write of one bucket and version: a row counts only while the item's header is the one it was read with.
 -- KEYS  items, versions, rows
 -- ARGV  version, packed expectations: key (8) · time u64 · offset u64, packed rows (one fixed size)
--- Reply: one byte per row (1 in place, 0 not: the item changed meanwhile). A version not listed takes nothing.
+-- Reply: one byte per row (1 in place, 0 not: the item changed meanwhile); or the error VERSIONUNLISTED, for then
+-- no live write brings the rows that this one leaves out (then nothing was written).
 local call, unpack, sub = redis.call, struct.unpack, string.sub
 local packed, rows = ARGV[2], ARGV[3]
 local count = #packed / 24
-if call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return string.rep('\0', count) end
+if call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return redis.error_reply('VERSIONUNLISTED ' .. ARGV[1]) end
 
 local bytes, reply = #rows / count, {}
 for i = 1, count do

@@ -26,6 +26,8 @@ class Marks(Protocol):
 
     async def advance(self, partition: int, expected: int | None, next_offset: int) -> bool: ...
 
+    def server(self, partition: int) -> bytes: ...
+
 
 @dataclass(slots=True, eq=False)
 class Claim:
@@ -67,6 +69,7 @@ class Positions:
         self._on_loss = on_loss
         self._claims: dict[Partition, Claim] = {}
         self._open: set[Partition] = set()
+        self._doubted = False  # a mark was not what it should be: Redis may have lost what no mark tells of
 
     @property
     def claims(self) -> Iterable[Claim]:
@@ -103,9 +106,14 @@ class Positions:
                 # Nothing committed either: a first start, which is no loss.
                 level = logging.WARNING if committed else logging.INFO
                 log.log(level, kv("redis.behind", lane=self._lane, partition=partition, mark=mark, committed=committed))
-                if not restored:
-                    await self._on_loss()
-                    restored = True
+                behind = True
+            else:
+                behind = False
+            # A quiet second before Redis was killed leaves every mark as it was, and may have held the listing of a
+            # version. So whoever lost a claim restores, even where no record has to come again.
+            if (behind and not restored) or self._doubted:
+                await self._on_loss()
+                restored, self._doubted = True, False
             # A first mark before the first rows: if Redis is emptied between these rows and their mark, it shows.
             if self._marks is not None and mark is None:
                 if not await self._marks.advance(partition.number, None, start):
@@ -153,12 +161,13 @@ class Positions:
         claim.append_time_ms = span.append_time_ms
 
     async def verify(self) -> None:
-        """Compare every mark with what Redis has now; open the partitions that differ."""
+        """Compare every mark, and the server that it is on, with what is there now; open the partitions that differ."""
         if self._marks is None:
             return
         for claim in self.claims:
+            server = self._marks.server(claim.partition.number)
             found = await self._marks.read(claim.partition.number)
-            if self._current(claim) and found != claim.mark:
+            if self._current(claim) and (found != claim.mark or self._marks.server(claim.partition.number) != server):
                 self._lose(claim)
 
     def _current(self, claim: Claim) -> bool:
@@ -168,3 +177,4 @@ class Positions:
         log.warning(kv("mark.differs", lane=self._lane, partition=claim.partition, expected=claim.mark))
         del self._claims[claim.partition]
         self._open.add(claim.partition)
+        self._doubted = True

@@ -54,8 +54,9 @@ def task_record(task: RebuildTask) -> tuple[bytes, bytes, list[tuple[str, bytes]
 class RebuildWork:
     """See work.Work. Effects: rows that live writes have not brought, ``aif.n2o-rows``, the tally of the version.
 
-    A row is written only while its item is as it was read, so live writes always win. ``live_lag_ms`` tells how
-    old the oldest unfinished live event is; beyond ``rebuild_yield_lag_ms`` the rebuild waits.
+    A row is written only while its item is as it was read, so live writes always win. A bucket that does not list the
+    version is no rebuilt one: Redis forgot the list (the lane waits until it is restored), or it is retired.
+    ``live_lag_ms`` tells how old the oldest unfinished live event is; beyond ``rebuild_yield_lag_ms`` it waits.
     """
 
     name = "rebuild"
@@ -126,6 +127,7 @@ class RebuildWork:
                 await asyncio.sleep(max(0.0, len(live) / self._rate - (clock.monotonic_s() - since_s)))
         # The rows are in the change log before the bucket counts as done: who sees 100 % sees them in mirrors too.
         await asyncio.gather(*acks)
+        await self._store.check_listed(task.bucket, task.version)  # a bucket without items was not asked yet
         await self._tally.finish(task.version, task.bucket, items)
         tally = await self._tally.read(task.version)
         REBUILD_PROGRESS.labels(task.version).set(len(tally.done) / tally.total)

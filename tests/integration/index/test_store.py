@@ -6,7 +6,7 @@ import pytest
 from aif_stream.domain.ids import HASHED_BIT, key_of
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import TOMBSTONE
-from aif_stream.errors import BadInput, IndexRefused, VersionMissing
+from aif_stream.errors import BadInput, IndexRefused, VersionMissing, VersionUnlisted
 from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.keys import Buckets, items_key, rows_key
@@ -206,10 +206,13 @@ async def test_a_rebuild_does_not_replace_a_later_computation_of_the_same_event(
     assert rows["computed_ms"][0] == 9
 
 
-async def test_a_rebuild_of_a_retired_version_writes_nothing(store: N2OStore) -> None:
+async def test_a_rebuild_of_a_version_that_is_not_listed_writes_nothing_and_says_so(store: N2OStore) -> None:
     write, bucket = item("7", 100), store.buckets.of(7)
     await store.write_live([write], {})
-    assert await store.write_rebuilt(bucket, "v9", [(7, write.order)], rows_for([write])) == [False]
+    with pytest.raises(VersionUnlisted, match="v9"):
+        await store.write_rebuilt(bucket, "v9", [(7, write.order)], rows_for([write]))
+    with pytest.raises(VersionUnlisted, match="v9"):
+        await store.check_listed(bucket, "v9")
     assert await store.count_rows("v9") == 0
 
 
