@@ -281,7 +281,7 @@ def machine(bench: Bench, **planted: Any) -> type[Protocol]:
 
 
 BOUNDED = settings(
-    max_examples=60,
+    max_examples=25,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

@@ -1,7 +1,7 @@
 """Roll-outs among crashes, rebalances, zombies and late events, in any order: the protocol of design §5 and §7.
 
 The machine draws who acts next and how many outside effects they get done; ``protocol.py`` is the product's code.
-Two planted bugs show that it would notice.
+A planted bug shows that it would notice.
 """
 
 from __future__ import annotations
