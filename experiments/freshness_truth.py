@@ -142,7 +142,9 @@ class Watch:
 def observe(told: Connection, redis_port: int, serve_port: int, ids: list[str], buckets: int) -> None:
     if os.geteuid() == 0:
         os.nice(-5)  # it is woken when it asked to be, whatever the load
-    Watch(told, redis_port, serve_port, ids, buckets).run()
+    watch = Watch(told, redis_port, serve_port, ids, buckets)
+    told.send("there")
+    watch.run()
 
 
 async def watched_ids(settings: Settings) -> list[str]:
@@ -215,7 +217,7 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
         target=observe, args=(there, *ports, ids, settings.index_buckets), daemon=True
     )
     observer.start()
-    await asyncio.sleep(2)  # it is there
+    await asyncio.to_thread(here.recv)  # it is there
     urls = {"redis": f"http://127.0.0.1:{settings.metrics_port}", "mirror": settings.serve_url}
     async with aiohttp.ClientSession() as session:
         before = {stage: await counts(session, urls[stage], stage) for stage in urls}
