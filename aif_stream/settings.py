@@ -163,6 +163,11 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def handed_on(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process' whole environment with ``extra`` over it, for a child process: handed on, not read."""
+    return {**os.environ, **extra}
+
+
 def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> tuple[Settings, list[Origin]]:
     """Read all sources. Raises ``SettingsError`` naming the variable (or file and key) that is wrong."""
     env = os.environ if environ is None else environ

@@ -21,15 +21,8 @@ def test_a_file_can_be_read_at_one_sitting(path: Path) -> None:
 
 
 def test_settings_is_the_only_reader_of_the_environment() -> None:
-    # The others hand the whole environment on to their child processes; they read no variable.
-    allowed = {
-        f"aif_stream/{name}.py"
-        for name in ("settings", "runtime/roles", "online/workers", "bench/nearline", "bench/rank_stack")
-    }
-    readers = {
-        str(path.relative_to(ROOT)) for path in SOURCES if re.search(r"\bos\.(environ|getenv)\b", path.read_text())
-    }
-    assert readers <= allowed
+    readers = {path for path in SOURCES if re.search(r"\bos\.(environ|getenv)\b", path.read_text())}
+    assert readers == {ROOT / "aif_stream/settings.py"}
 
 
 def test_the_command_line_starts_without_torch_or_faust() -> None:

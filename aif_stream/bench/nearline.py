@@ -51,7 +51,7 @@ from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import save
 from aif_stream.nearline import rollout
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, handed_on, variable
 
 SHARED = (
     "log_level",
@@ -89,7 +89,7 @@ def worker(settings: Settings, directory: Path, number: int) -> ServerProcess:
         ["taskset", "-c", str(min(os.sched_getaffinity(0) | {0})), sys.executable, "-m", "aif_stream", "nearline"],
         directory=directory,
         log=directory / f"worker-{number}.log",
-        environ={**os.environ, **environ, "OMP_NUM_THREADS": "1"},
+        environ=handed_on({**environ, "OMP_NUM_THREADS": "1"}),
     )
     process.spawn()
     return process

@@ -40,7 +40,7 @@ from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import manifest_sha256, save
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.version import ModelVersion
-from aif_stream.settings import Settings
+from aif_stream.settings import Settings, handed_on
 
 CONTENT = 32
 CATEGORIES = 100
@@ -133,9 +133,7 @@ def upstream(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def child(command: list[str], log: Path, cores: set[int], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1", **environ}
-        )
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=handed_on({"OMP_NUM_THREADS": "1", **environ}))
         os.sched_setaffinity(process.pid, cores)
         try:
             yield process

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from functools import partial
 
-from aif_stream import web
+from aif_stream import priority, web
 from aif_stream.explain.worker import facts_of, open_worker
 from aif_stream.index.leases import EXPLAIN, keep_lease
 from aif_stream.settings import Settings
@@ -30,7 +29,7 @@ async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
         with web.first_of_group():
             async with open_worker(settings) as (worker, gate):
                 # Not before: on a busy machine a start at the lowest priority takes minutes.
-                os.nice(settings.explain_nice)
+                priority.lower(settings.explain_nice)
                 reasons.clear()
                 health.started = True
                 log.info(kv("explain.started", metrics=url, nice=settings.explain_nice))

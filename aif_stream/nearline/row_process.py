@@ -16,11 +16,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from aif_stream import clock
+from aif_stream import clock, priority
 from aif_stream.domain.events import ItemUpserted, decode_item
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import Rows, empty_rows
@@ -28,8 +28,6 @@ from aif_stream.errors import BadEvent
 from aif_stream.model.artefact import load
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.backoff import Backoff
-
-_NICEST: Final = 19
 
 
 class Computed(NamedTuple):
@@ -77,7 +75,7 @@ class RowProcess:
 
 
 def _begin() -> None:
-    os.nice(_NICEST)
+    priority.lower(priority.LEAST, own_session=True)
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - a spawned process has one
 

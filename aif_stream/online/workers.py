@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from aif_stream.errors import AifError
-from aif_stream.settings import Settings
+from aif_stream.settings import Settings, handed_on
 from aif_stream.telemetry import kv
 from aif_stream.web import address_of, bind, log
 
@@ -64,7 +63,7 @@ def _reserved(host: str) -> Iterator[int]:
 
 async def _start(settings: Settings, port: int, ports: str, number: int, arguments: Sequence[str]) -> Process:
     told = {"AIF_SERVE_PORT": str(port), "AIF_SERVE_WORKER": str(number), "AIF_SERVE_WORKER_PORTS": ports}
-    environ = {**os.environ, **told}  # handed on, not read
+    environ = handed_on(told)
     if settings.worker_id:
         environ["AIF_WORKER_ID"] = f"{settings.worker_id}-{number}"
     command = (sys.executable, "-m", "aif_stream", "serve", *arguments)

@@ -38,7 +38,7 @@ from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import manifest_sha256, save
 from aif_stream.model.config import Kind, ModelConfig
 from aif_stream.model.version import ModelVersion
-from aif_stream.settings import Settings
+from aif_stream.settings import Settings, handed_on
 
 USERS: Final = 16  # of each length of history
 _CONTENT: Final = 32
@@ -70,7 +70,7 @@ class Index:
             [sys.executable, "-m", "aif_stream", "serve"],
             directory=self.directory,
             log=self.directory / f"{name}.log",
-            environ={**os.environ, **self.environ, "AIF_SERVE_PORT": str(port), "OMP_NUM_THREADS": "1", **environ},
+            environ=handed_on({**self.environ, "AIF_SERVE_PORT": str(port), "OMP_NUM_THREADS": "1", **environ}),
         )
         process.spawn()
         try:

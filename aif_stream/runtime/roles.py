@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import aiohttp
 
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.errors import AifError
+from aif_stream.settings import handed_on
 
 # A role imports torch (2-4 s on a busy machine) and may read an index back; a start beyond this is stuck.
 START_DEADLINE_S = 180.0
@@ -25,7 +25,7 @@ class Roles:
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._environ = {**os.environ, **settings, "OMP_NUM_THREADS": "1"}
+        self._environ = handed_on({**settings, "OMP_NUM_THREADS": "1"})
         self._running: list[ServerProcess] = []
 
     def start(self, role: str) -> ServerProcess:

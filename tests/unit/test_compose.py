@@ -149,12 +149,13 @@ def test_one_broker_asks_for_one_copy_everywhere() -> None:
 
 def test_the_image_copies_what_the_package_needs_and_the_package_has_every_room() -> None:
     copied = {word for line in DOCKERFILE.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]}
-    wanted = {"pyproject.toml", "setup.py", "README.md", "LICENSE", "aif_stream", "topics", "requirements.lock"}
+    wanted = {"pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements.lock"}
+    wanted |= {"aif_stream", "topics", "deploy/kafka"}  # where package-dir in pyproject.toml points
     assert wanted <= copied
     assert [name for name in wanted if not (ROOT / name).exists()] == []
     ignored = set((ROOT / ".dockerignore").read_text().split())
     assert not wanted & ignored
     rooms = {f"aif_stream.{path.parent.name}" for path in (ROOT / "aif_stream").glob("*/__init__.py")}
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    assert listed - {"aif_stream", "aif_stream.contracts"} == rooms
+    assert listed - {"aif_stream", "aif_stream.contracts", "aif_stream.kafka_pom"} == rooms
     assert set(ROLES) <= set(VERBS)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aif_stream import priority
+
+_SAY = """
+import os
+from aif_stream import priority
+priority.lower({niceness}, own_session=True)
+group = open("/proc/self/autogroup").read().split()[-1] if os.path.exists("/proc/self/autogroup") else "none"
+print(os.nice(0), os.getsid(0) == os.getpid(), group)
+"""
+
+
+def said(niceness: int) -> list[str]:
+    command = [sys.executable, "-c", _SAY.format(niceness=niceness)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_lowered_process_is_low_in_its_session_and_its_session_beside_others() -> None:
+    niceness, leads, group = said(priority.LEAST)
+    assert int(niceness) == priority.LEAST
+    assert leads == "True"
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("no grouping of sessions on this kernel")
+    assert int(group) == priority.LEAST
+
+
+def test_zero_changes_nothing() -> None:
+    assert said(0)[:2] == ["0", "False"]
