@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from nearline import SHARED, backlog, lines, model, publish, quantiles, servers
-
+from aif_stream.bench.material import CONTENT, lines, model
+from aif_stream.bench.nearline import SHARED, backlog, publish, quantiles, servers
 from aif_stream.bus.events import event_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.reader import LogReader
@@ -42,7 +41,7 @@ from aif_stream.model.artefact import save
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.nearline.retirement import retire_version
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, handed_on, variable
 
 LIMIT_S = 600.0
 
@@ -54,7 +53,7 @@ def start_worker(settings: Settings, directory: Path, number: int) -> ServerProc
         [sys.executable, "-m", "aif_stream", "nearline"],
         directory=directory,
         log=directory / f"worker-{number}.log",
-        environ={**os.environ, **environ, "OMP_NUM_THREADS": "1"},
+        environ=handed_on({**environ, "OMP_NUM_THREADS": "1"}),
     )
     process.spawn()
     return process
@@ -71,7 +70,7 @@ class Live:
         self._lags: list[int] = []
 
     async def run(self) -> dict[str, Any]:
-        layout = model().layout
+        layout = model(CONTENT).layout
         async with LogReader(self._settings, N2O_ROWS) as reader, Producer(self._settings, "bench") as producer:
             reader.seek(await reader.end_offsets())
             sending = asyncio.create_task(self._send(producer))
@@ -101,7 +100,7 @@ class Live:
 
 async def rebuild(settings: Settings, directory: Path, name: str) -> dict[str, Any]:
     """Publish the same weights as ``name`` and watch its tally."""
-    save(directory / name, ModelVersion(name, model().net))
+    save(directory / name, ModelVersion(name, model(CONTENT).net))
     publishing = asyncio.create_task(rollout.publish_version(settings, directory / name))
     async with open_redis(settings) as redis:
         tally = RebuildTally(redis, settings.index_buckets)
@@ -136,7 +135,7 @@ async def beside(live: Live, seconds: float, work: Any = None) -> tuple[dict[str
 
 def bound(made: list[tuple[bytes, bytes]]) -> int:
     """Item rows per second of one core, 1,000 at a time, from the bytes of the store."""
-    version, began_s, done = model(), time.perf_counter(), 0
+    version, began_s, done = model(CONTENT), time.perf_counter(), 0
     zeros = np.zeros(1000, np.uint64)
     while time.perf_counter() - began_s < 2:
         version.item_rows([decode_item(value) for _, value in made[:1000]], zeros, zeros, 0)
@@ -145,8 +144,8 @@ def bound(made: list[tuple[bytes, bytes]]) -> int:
 
 
 async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    save(directory / "artefact", model())
-    made = lines(options.items)
+    save(directory / "artefact", model(CONTENT))
+    made = lines(options.items, CONTENT)
     result: dict[str, Any] = {"bound_items_per_s": bound(made)}
     async with servers(directory, Settings().batch_events) as settings:
         workers = [start_worker(settings, directory, 1)]
@@ -171,7 +170,7 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any
             await asyncio.gather(*(worker.stop(30) for worker in workers))
     result["set_up"] = {
         "items": options.items,
-        "row_bytes": model().layout.dtype.itemsize,
+        "row_bytes": model(CONTENT).layout.dtype.itemsize,
         "buckets": settings.index_buckets,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

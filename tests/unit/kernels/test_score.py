@@ -11,13 +11,16 @@ from aif_stream.domain.row import TOMBSTONE, Rows
 from aif_stream.kernels import native
 from aif_stream.kernels.native import Level, best_level
 from aif_stream.kernels.score import PAD, ScoreKernel, padded
+from aif_stream.model.compiled import why_not
 from aif_stream.model.config import Kind
 from aif_stream.model.split import UserSide, score_rows
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import VARIANTS, make_history, make_items, small_version
+from tests.model_builders import VARIANTS, make_history, make_items, small_config, small_version
 
 LEVELS = [level for level in Level if Level.PORTABLE <= level <= best_level()]
-FORMS = [(Kind.COLD, ""), *((Kind.AIF, name) for name in VARIANTS)]
+# A product of read-out and item is the twin's alone (model/compiled.py says which and why).
+ON_TWIN = [name for name, choices in VARIANTS.items() if why_not(small_config(**choices))]
+FORMS = [(Kind.COLD, ""), *((Kind.AIF, name) for name in VARIANTS if name not in ON_TWIN)]
 VERSIONS: dict[tuple[Kind, str], ModelVersion] = {}
 
 pytestmark = pytest.mark.skipif(best_level() is Level.NUMPY, reason="no compiled library")
@@ -122,6 +125,15 @@ def test_a_float32_layout_and_a_wrong_user_are_refused() -> None:
     assert user.packed is not None
     with pytest.raises(ValueError, match="layout"):
         kernel_of(version).score(user.packed, rows_of(other, 4))
+
+
+def test_a_version_that_the_kernel_cannot_score_is_scored_by_the_twin() -> None:
+    assert ON_TWIN == ["product"]
+    version = version_of(Kind.AIF, "product")
+    assert version._kernel is None
+    rows, user = rows_of(version, 50), user_of(version, 20)
+    assert user.packed is None
+    np.testing.assert_array_equal(version.score(user, rows), twin(version, user, rows))
 
 
 def test_widths_are_filled_up_to_whole_vectors() -> None:
