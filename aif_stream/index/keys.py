@@ -8,6 +8,7 @@
     aif:mark:<c>:<t>:<p>     string  next offset of a topic's partition whose effects are in this Redis
     aif:layout               string  bucket count and format of this deployment
     aif:rebuild:<v>          hash  finished bucket -> its items, of a version's last rebuild
+    aif:rebuilding:<v>       string, there while a worker is at the rebuild of a version
     aif:lease:<r>:<id>       string  a process of role <r> was alive; expires some beats after its last one
     aif:leases:<r>           hash  process -> what it said last; the reader forgets those silent for an hour
     {x:<explanation id>}:s   hash  state of an explanation and its stages; kept AIF_EXPLAIN_KEEP_S after its last change
@@ -88,6 +89,11 @@ def mark_key(cluster: str, topic_id: str, partition: int) -> bytes:
 
 def rebuild_key(version: str) -> bytes:
     return b"aif:rebuild:%s" % version.encode()
+
+
+def rebuild_busy_key(version: str) -> bytes:
+    """There while a worker rebuilds; it ends by itself when nobody renews it."""
+    return b"aif:rebuilding:%s" % version.encode()
 
 
 def lease_key(role: str, name: str) -> bytes:

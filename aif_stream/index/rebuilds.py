@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aif_stream.index.connection import Redis
-from aif_stream.index.keys import rebuild_key
+from aif_stream.index.keys import rebuild_busy_key, rebuild_key
 
 
 class Tally(NamedTuple):
@@ -39,6 +39,17 @@ class RebuildTally:
         flat = await self._redis.call("HGETALL", rebuild_key(version))
         done = dict(zip(map(int, flat[0::2]), map(int, flat[1::2]), strict=True))
         return Tally(done, self._buckets)
+
+    async def finished(self, version: str, bucket: int) -> bool:
+        """Whether a bucket is noted as done: its task came twice."""
+        return bool(await self._redis.call("HEXISTS", rebuild_key(version), bucket))
+
+    async def busy(self, version: str, for_ms: int) -> None:
+        """A worker is at it and will say so again within ``for_ms``: nobody need give the tasks out again."""
+        await self._redis.call("SET", rebuild_busy_key(version), b"1", "PX", for_ms)
+
+    async def is_busy(self, version: str) -> bool:
+        return bool(await self._redis.call("EXISTS", rebuild_busy_key(version)))
 
     async def clear(self, version: str) -> None:
         """Begin anew: a rebuild that was asked for again counts from zero."""

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 TASK_EVENT: Final = "aif.rebuild.task"
 _YIELD_S: Final = 0.05  # how often a waiting rebuild looks at the live lag; a batch of the live lane takes 25 ms
+_BUSY_MS: Final = 30_000  # a part is computed and written within a second; the rest is for machines that are busy
 _UNKNOWN_MS: Final = 60_000  # tasks and version records are different topics: a task may be here first
 
 
@@ -114,11 +115,16 @@ class RebuildWork:
         source = self._versions.source(task.version)
         if source is None:
             raise VersionMissing(frozenset({task.version}), where=f"rebuild of bucket {task.bucket}")
+        if await self._tally.finished(task.version, task.bucket):
+            EVENTS_SKIPPED.labels(self.name, "done").inc()  # redelivered, or given out again by an impatient rollout
+            return []
         acks: list[Awaitable[object]] = []
         items = 0
         async for part in self._store.scan_items(task.bucket):
             since_s = clock.monotonic_s()
-            await self._yield_to_live()
+            await self._yield_to_live(task.version)
+            pause_s = len(part) / self._rate if self._rate else 0.0
+            await self._tally.busy(task.version, round(pause_s * 1000) + _BUSY_MS)
             live = [item for item in part if not item.removed]
             if live:
                 acks += await self._rebuild_part(task, source, live)
@@ -154,6 +160,10 @@ class RebuildWork:
             task.version, source.layout, keys, rows[done], Stamps(now_ms, now_ms), lane=REBUILD
         )
 
-    async def _yield_to_live(self) -> None:
-        while self._live_lag_ms() > self._yield_lag_ms:  # noqa: ASYNC110 - an age passes by itself, no event tells it
+    async def _yield_to_live(self, version: str) -> None:
+        told_s = 0.0
+        while self._live_lag_ms() > self._yield_lag_ms:
+            if clock.monotonic_s() - told_s > _BUSY_MS / 3000:
+                told_s = clock.monotonic_s()
+                await self._tally.busy(version, _BUSY_MS)
             await asyncio.sleep(_YIELD_S)

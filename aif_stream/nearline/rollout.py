@@ -48,8 +48,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _ASK_EVERY_S: Final = 0.2
-# No bucket finished for this long while live traffic is quiet: tasks or their tally were lost (Redis emptied,
-# retention), so the missing ones are given out again. A bucket takes well under a second.
+# No bucket finished for this long and no worker at it: tasks or their tally were lost (Redis emptied, retention), so
+# the missing ones are given out again.
 _STALLED_S: Final = 30.0
 _COUNTED: Final = 50_000  # items looked at for a list: 0.2 s per version
 
@@ -145,7 +145,7 @@ class Rollout:
                 _unretired(follower.book, version)
                 if len(tally.done) != before:
                     before, changed_s = len(tally.done), now_s
-                elif now_s - changed_s > _STALLED_S:
+                elif now_s - changed_s > _STALLED_S and not await self._tally.is_busy(version):
                     missing = len(tally.missing)
                     log.warning(kv("rebuild.stalled", version=version, missing=missing, action="tasks again"))
                     await self._give_out(version, tally.missing)

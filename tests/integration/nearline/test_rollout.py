@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,8 @@ from aif_stream.domain.versions import VersionState
 from aif_stream.errors import ArtefactError, VersionError
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
+from aif_stream.nearline.rebuild import RebuildTask
+from aif_stream.telemetry import EVENTS_SKIPPED
 from tests.model_builders import small_config, small_version
 from tests.nearline_builders import T0_MS, Stack, artefact, item_line, worker
 from tests.stack import eventually
@@ -122,6 +125,20 @@ async def test_a_rebuild_task_that_makes_no_sense_becomes_a_dead_letter(stack: S
         await stack.put.raw(REBUILD_TASKS, b"9999", b'{"version":"v","bucket":9999}')
         letters = await stack.topic(DEAD_LETTERS, 2)
     assert {dict(letter.headers)["aif_reason"] for letter in letters} == {b"unreadable", b"invalid"}
+
+
+async def test_a_task_that_comes_again_is_not_done_again(stack: Stack, tmp_path: Path) -> None:
+    skipped = EVENTS_SKIPPED.labels("rebuild", "done")
+    async with worker(stack.settings):
+        version = (await rollout.publish_version(stack.settings, artefact(tmp_path / "v"), wait=True)).version
+        before = skipped._value.get()
+        for bucket in range(3):
+            await stack.put.raw(REBUILD_TASKS, b"%d" % bucket, msgspec.json.encode(RebuildTask(version, bucket)))
+
+        async def all_skipped() -> bool:
+            return bool(skipped._value.get() == before + 3)
+
+        await eventually(all_skipped, what="three tasks passed over")
 
 
 def test_install_is_whole_or_not_at_all_and_repeatable(tmp_path: Path) -> None:
