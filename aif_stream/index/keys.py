@@ -2,6 +2,7 @@
 
     {n2o:<b>}:items          hash  key (8 bytes) -> item value (item_codec.py)
     {n2o:<b>}:versions       set   names of the versions that a live write of this bucket must carry
+    {n2o:<b>}:retired        set   names of the versions that are never listed here again, whoever asks
     {n2o:<b>}:rows:<v>       hash  key (8 bytes) -> row (domain/row.py), 32 bytes when removed
     {u:<user key, hex>}:h    string  packed history entries (domain/history.py), oldest first
     {u:<user key, hex>}:p    string  order header (16 bytes) + the producer's JSON
@@ -69,6 +70,10 @@ def items_key(bucket: int) -> bytes:
 
 def versions_key(bucket: int) -> bytes:
     return b"{n2o:%d}:versions" % bucket
+
+
+def retired_key(bucket: int) -> bytes:
+    return b"{n2o:%d}:retired" % bucket
 
 
 def rows_key(bucket: int, version: str) -> bytes:

@@ -14,6 +14,7 @@ from aif_stream.index.wire import pack
 NAMES: Final = (
     *("write_batch", "write_rebuilt", "mark_advance", "history_append", "profile_write", "purge_removed"),
     "explanation_step",
+    "list_version",
     "count_coverage",
 )
 

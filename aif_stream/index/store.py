@@ -21,7 +21,7 @@ from aif_stream.errors import IndexRefused, VersionMissing, VersionUnlisted
 from aif_stream.index import packing, reading
 from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import REMOVED, ItemWrite, StoredItem, WriteResult, unpack_item
-from aif_stream.index.keys import LAYOUT_KEY, Buckets, items_key, rows_key, versions_key
+from aif_stream.index.keys import LAYOUT_KEY, Buckets, items_key, retired_key, rows_key, versions_key
 from aif_stream.index.refusals import checked, error_of
 from aif_stream.index.scripts import script
 from aif_stream.index.wire import pack
@@ -150,8 +150,13 @@ class N2OStore:
         return reading.gather_rows(replies, layout, groups.order)
 
     async def add_version(self, version: str) -> None:
-        """List a version in every bucket: from the acknowledgement on each live write must carry its rows."""
-        await self._each_bucket(lambda b: [(versions_key(b), pack("SADD", versions_key(b), version))])
+        """List a version in every bucket: from the acknowledgement on each live write must carry its rows.
+
+        Buckets where it was retired stay as they are.
+        """
+        name = version.encode()
+        call = script("list_version").call
+        await self._each_bucket(lambda b: [(versions_key(b), call([versions_key(b), retired_key(b)], name))])
 
     async def versions(self) -> set[str]:
         """Versions that any bucket lists: what a live writer has to bring."""
@@ -162,6 +167,16 @@ class N2OStore:
     async def unlist_version(self, version: str) -> None:
         """Take a version from every bucket's list: from the acknowledgement on nobody can write its rows."""
         await self._each_bucket(lambda b: [(versions_key(b), pack("SREM", versions_key(b), version))])
+
+    async def unlist_for_good(self, version: str) -> None:
+        """As ``unlist_version``, and ``add_version`` lists it in no bucket again: a worker that stood still meanwhile
+        would otherwise bring it back."""
+        await self._each_bucket(
+            lambda b: [
+                (versions_key(b), pack("SADD", retired_key(b), version)),
+                (versions_key(b), pack("SREM", versions_key(b), version)),
+            ]
+        )
 
     async def remove_version(self, version: str) -> None:
         """Unlist a version everywhere, then free its rows, in bounded steps and Redis' background thread."""

@@ -75,7 +75,8 @@ async def retire_version(settings: Settings, version: str, *, orphan: bool = Fal
         store = N2OStore(redis, Buckets(settings.index_buckets))
         await store.ensure_layout()
         await _held_by_nobody(settings, redis, version)
-        await store.unlist_version(version)
+        # An orphan's name may be published one day; a retired one may not.
+        await (store.unlist_version(version) if orphan else store.unlist_for_good(version))
         rows = await store.count_rows(version)
         await store.remove_version(version)
         await RebuildTally(redis, settings.index_buckets).clear(version)

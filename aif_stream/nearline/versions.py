@@ -68,7 +68,7 @@ class LoadedVersions:
         """
         retired = {name for name in names if self.state(name) is VersionState.RETIRED}
         for name in retired:
-            await self._store.unlist_version(name)
+            await self._store.unlist_for_good(name)
             log.info(kv("version.unlisted", version=name))
         wanted = names - retired
         if not wanted <= self._models.keys():

@@ -31,6 +31,23 @@ async def test_a_new_item_is_written_with_the_rows_of_every_listed_version(store
         assert np.array_equal(found_rows, rows)
 
 
+async def test_a_version_unlisted_for_good_is_not_listed_again_by_whoever_stood_still_meanwhile(
+    store: N2OStore,
+) -> None:
+    await store.add_version("v1")
+    await store.add_version("v2")
+    await store.unlist_for_good("v1")
+    await store.add_version("v1")
+    assert await store.versions() == {"v2"}
+    batch = [item("1", 100, 1)]
+    rows = rows_for(batch)
+    await store.write_live(batch, {"v1": rows, "v2": rows})
+    assert await store.count_rows("v1") == 0
+    await store.unlist_version("v2")
+    await store.add_version("v2")
+    assert await store.versions() == {"v2"}
+
+
 async def test_an_older_event_changes_nothing_and_learns_the_stored_order(store: N2OStore) -> None:
     await store.add_version("v1")
     new, old = item("7", 200, 3, payload=b"new"), item("7", 200, 2, payload=b"old")

@@ -18,9 +18,10 @@ from aif_stream.nearline import versions as loaded_versions
 from aif_stream.settings import Settings
 from tests.model_builders import small_version
 from tests.property.nearline.logs import LogProducer
-from tests.property.nearline.machine import VERSIONS, Bench
+from tests.property.nearline.machine import VERSIONS
 from tests.property.nearline.protocol import (
     BUCKETS,
+    Bench,
     World,
     open_redis_of,
     read_versions_of,

@@ -56,9 +56,17 @@ class Group:
     def __init__(self, topic: str) -> None:
         self.owner: dict[Partition, str] = {Partition(topic, n): "" for n in range(PARTITIONS[topic])}
         self.commits: dict[Partition, int] = {}
+        self._given = dict.fromkeys(self.owner, 0)
 
-    def owned_by(self, member: str) -> frozenset[Partition]:
-        return frozenset(partition for partition, owner in self.owner.items() if owner == member)
+    def give(self, partition: Partition, member: str) -> None:
+        """A rebalance, unless the member has it already."""
+        if self.owner[partition] != member:
+            self.owner[partition] = member
+            self._given[partition] += 1
+
+    def owned_by(self, member: str) -> dict[Partition, int]:
+        """Partition -> which giving made it the member's: one that went and came back is another's in between."""
+        return {partition: self._given[partition] for partition, owner in self.owner.items() if owner == member}
 
 
 class Acknowledged:
@@ -125,15 +133,16 @@ class LogConsumer:
     @property
     def is_zombie(self) -> bool:
         """Whether it holds a partition that is another's by now."""
-        return not self._mine <= self._group.owned_by(self._member)
+        return not self._mine.items() <= self._group.owned_by(self._member).items()
 
     async def poll(self, max_records: int, timeout_ms: int) -> dict[Partition, list[LogRecord]]:
         await self._gate.step("poll")
         now = self._group.owned_by(self._member)
-        if self.told and now != self._mine:
-            await self._revoked(self._mine)
+        told, self.told = self.told, False
+        if told and now != self._mine:
+            await self._revoked(self.assignment())
             self._mine = now
-            await self._assigned(now)
+            await self._assigned(self.assignment())
             return {}
         found: dict[Partition, list[LogRecord]] = {}
         for partition in sorted(self._mine):
@@ -148,9 +157,10 @@ class LogConsumer:
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
         await self._gate.step("commit")
-        ours = self._group.owned_by(self._member)
-        self._group.commits.update({p: offset for p, offset in offsets.items() if p in ours})
-        return set(offsets) <= ours
+        now = self._group.owned_by(self._member)
+        ours = {p: offset for p, offset in offsets.items() if p in self._mine and now.get(p) == self._mine[p]}
+        self._group.commits.update(ours)
+        return ours.keys() == offsets.keys()
 
     async def committed(self, partition: Partition) -> int | None:
         await self._gate.step("committed")
@@ -163,7 +173,11 @@ class LogConsumer:
         self._at[partition] = offset
 
     def assignment(self) -> frozenset[Partition]:
-        return self._mine
+        return frozenset(self._mine)
+
+    def join(self) -> None:
+        """The first assignment."""
+        self._mine = self._group.owned_by(self._member)
 
 
 class LogReader:

@@ -6,43 +6,30 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from aif_stream.index.connection import Redis
 from aif_stream.nearline import retirement, rollout
-from aif_stream.settings import Settings
 from tests.property.nearline.invariants import Broken, Judge
 from tests.property.nearline.protocol import (
     LANES,
     T0_MS,
     Alter,
+    Bench,
     Worker,
-    World,
 )
-from tests.property.nearline.stepping import Stage
+from tests.property.nearline.stepping import Gate
 
 VERSIONS = ("v1", "v2", "v3")
 ITEMS = ("1", "2", "3", "ada")
 IDLE_ROUNDS = 400
-HANG_ROUNDS = 25
+HANG_ROUNDS = 40  # a publish, then the two tasks of its rebuild
+WAKING_STEPS = 4
+ASKED = (None, "publish", "publish", "activate", "retire")
 SEEDS = st.integers(0, 1 << 32)
-
-
-@dataclass
-class Bench:
-    """What all examples share: a loop, a Redis, three models on disk."""
-
-    stage: Stage
-    settings: Settings
-    redis: Redis
-    world: Callable[..., World]
-    now: World | None = None
 
 
 class Protocol(RuleBasedStateMachine):
@@ -74,7 +61,8 @@ class Protocol(RuleBasedStateMachine):
             stage.run(self.world.add_worker())
         names = list(self.world.workers)
         for group in self.world.groups.values():
-            group.owner = {partition: names[partition.number % 2] for partition in group.owner}
+            for partition in group.owner:
+                group.give(partition, names[partition.number % 2])
         for worker in self.world.workers.values():
             self._rejoin(worker)
         for item in ITEMS:
@@ -124,8 +112,8 @@ class Protocol(RuleBasedStateMachine):
         born = self.bench.stage.run(self.world.add_worker())
         other = next(name for name in self.world.workers if name != born.name)
         for group in self.world.groups.values():
-            heirs = {p: (born.name if heir else other) if o == dead.name else o for p, o in group.owner.items()}
-            group.owner = heirs
+            for partition in group.owned_by(dead.name):
+                group.give(partition, born.name if heir else other)
         self._rejoin(born)
 
     @rule(lane=st.sampled_from(LANES), number=st.integers(0, 1))
@@ -134,26 +122,43 @@ class Protocol(RuleBasedStateMachine):
         group = self.world.groups[lane]
         partition = sorted(group.owner)[number]
         first, second = self.world.workers
-        before = group.owner[partition]
-        group.owner[partition] = second if before == first else first
+        group.give(partition, second if group.owner[partition] == first else first)
         self._tell(group.owner[partition], lane)
 
-    @rule(which=st.integers(0, 1), lanes=st.sampled_from((LANES, LANES[:1], LANES[1:])))
-    def hang(self, which: int, lanes: tuple[str, ...]) -> None:
-        """A worker (or a lane of it) stands still, its partitions given away, while all others finish what they can."""
+    @rule(
+        which=st.integers(0, 1),
+        steps=st.integers(0, 6),
+        lanes=st.sampled_from((LANES, LANES[:1], LANES[1:])),
+        slow_heir=st.booleans(),
+        asked=st.sampled_from(ASKED),
+        version=st.sampled_from(VERSIONS),
+    )
+    def hang(
+        self, which: int, steps: int, lanes: tuple[str, ...], slow_heir: bool, asked: str | None, version: str
+    ) -> None:
+        """A worker (or a lane of it) stands still, its partitions given away, while others finish what they can.
+
+        It may have taken updates just before, and who inherits may be slow to begin with them. Then it wakes.
+        """
         hung = list(self.world.workers.values())[which]
         other = next(worker for worker in self.world.workers.values() if worker is not hung)
+        for item in ITEMS if steps else ():
+            self._event(item, T0_MS + self.made * 10, removed=False, times=1)
+        self._get_on([hung.gates[lane] for lane in lanes], steps)
         for lane in lanes:
             group = self.world.groups[lane]
-            group.owner = dict.fromkeys(group.owner, other.name)
+            for partition in group.owner:
+                group.give(partition, other.name)
             self._tell(other.name, lane)
-        self.bench.stage.run(other.follow())
-        still = {hung.gates[lane] for lane in lanes}
+        if asked is not None:
+            self._ask(asked, version)
+        still = {hung.gates[lane] for lane in lanes} | ({other.gates["items"]} if slow_heir else set())
         gates = [gate for worker in self.world.workers.values() for gate in worker.gates.values() if gate not in still]
         for _ in range(HANG_ROUNDS):
-            for gate in (*gates, self.world.operator_gate):
-                self.bench.stage.run(_release(gate, 0))
-            self._check()
+            if other.book.records != self.world.book().records:
+                self.bench.stage.run(other.follow())
+            self._get_on([*gates, self.world.operator_gate], 1)
+        self._get_on([hung.gates[lane] for lane in lanes], WAKING_STEPS)
 
     @rule(which=st.integers(0, 1), lane=st.sampled_from(LANES))
     def told(self, which: int, lane: str) -> None:
@@ -167,13 +172,11 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(version=st.sampled_from(VERSIONS[1:]))
     def publish(self, version: str) -> None:
-        if not self.world.operating:
-            self.world.operate(lambda r, _: r.publish(self.world.artefacts[version]))
+        self._ask("publish", version)
 
     @rule(version=st.sampled_from(VERSIONS))
     def activate(self, version: str) -> None:
-        if not self.world.operating:
-            self.world.operate(lambda _, a: a.activate(version))
+        self._ask("activate", version)
 
     @rule()
     def roll_back(self) -> None:
@@ -182,8 +185,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(version=st.sampled_from(VERSIONS))
     def retire(self, version: str) -> None:
-        if not self.world.operating:
-            self.world.operate(lambda *_: self._retire(version))
+        self._ask("retire", version)
 
     @rule()
     def operator_dies(self) -> None:
@@ -217,6 +219,24 @@ class Protocol(RuleBasedStateMachine):
         payload = None if removed else json.dumps({**line, "content_vector": [float(self.made % 7 - 3)] * 12}).encode()
         self.world.publish_event(item, time_ms, payload, times)
 
+    def _ask(self, what: str, version: str) -> None:
+        """The operator begins something, unless it still does something else."""
+        if self.world.operating:
+            return
+        if what == "publish":
+            self.world.operate(lambda r, _: r.publish(self.world.artefacts[version]))
+        elif what == "activate":
+            self.world.operate(lambda _, a: a.activate(version))
+        else:
+            self.world.operate(lambda *_: self._retire(version))
+
+    def _get_on(self, gates: Sequence[Gate], steps: int) -> None:
+        """So many effects of each, looked at after every round."""
+        for _ in range(steps):
+            for gate in gates:
+                self.bench.stage.run(_release(gate, 0))
+            self._check()
+
     async def _retire(self, version: str) -> None:
         await retirement.retire_version(self.bench.settings, version)
         self.judge.freed.add(version)
@@ -224,7 +244,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _rejoin(self, worker: Worker) -> None:
         for lane in worker.lanes.values():
-            lane.consumer._mine = self.world.groups[lane.group].owned_by(worker.name)
+            lane.consumer.join()
         self.bench.stage.run(worker.start())
 
     def _tell(self, name: str, lane: str) -> None:
@@ -272,22 +292,9 @@ class Protocol(RuleBasedStateMachine):
         return committed and not self.world.operating and all(lane.consumer.empty for lane in lanes)
 
 
-async def _release(gate: Any, pick: int) -> None:
+async def _release(gate: Gate, pick: int) -> None:
     gate.release(pick)
 
 
 def machine(bench: Bench, **planted: Any) -> type[Protocol]:
     return type("Machine", (Protocol,), {"bench": bench, "met": Counter(), **planted})
-
-
-BOUNDED = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-# Found is enough: shrinking costs more time than finding.
-TO_FIND = settings(BOUNDED, max_examples=200, phases=(Phase.generate,), report_multiple_bugs=False)
-BOUNDED = settings(BOUNDED, phases=(Phase.generate,))

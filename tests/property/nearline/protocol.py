@@ -242,6 +242,17 @@ class World:
         return found
 
 
+@dataclass
+class Bench:
+    """What all examples share: a loop, a Redis, three models on disk."""
+
+    stage: Stage
+    settings: Settings
+    redis: Redis
+    world: Callable[..., World]
+    now: World | None = None
+
+
 def read_versions_of(world: Callable[[], World]) -> Callable[[Settings], Awaitable[VersionBook]]:
     """In place of ``bus.versions.read_versions``: the same fold over the world's log."""
 
