@@ -60,7 +60,7 @@ class LateList(N2OStore):
 
     async def add_late(self, version: str) -> None:
         for bucket in range(self.buckets.count):
-            for _ in range(5):  # it takes its time
+            for _ in range(15):  # it takes its time: longer than a rebuild of a bucket
                 await self.versions()
             await self._redis.call("SADD", versions_key(bucket), version)
 
