@@ -8,12 +8,13 @@ version that was rebuilt meanwhile is compared with the item side of the newest 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import platform
 import random
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import orjson
 
 from aif_stream.clock import monotonic_s
 from aif_stream.embedded.process import run_tool
+from aif_stream.errors import BusUnavailable, IndexUnavailable
 from aif_stream.model.artefact import load, save
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout as product
@@ -124,9 +126,9 @@ async def rebuild_while(
     live = asyncio.create_task(catalogue.run())
     began_s = monotonic_s()
     try:
-        rebuilding = asyncio.create_task(product.publish_version(stack.settings, artefact, wait=True))
+        rebuilding = asyncio.create_task(published(stack, artefact))
         facts = await disturb(stack, rebuilding, chance)
-        await rebuilding
+        facts["publish_called"] = await rebuilding
         facts["rebuild_s"] = round(monotonic_s() - began_s, 1)
     finally:
         catalogue.stop()
@@ -137,6 +139,19 @@ async def rebuild_while(
     facts.update(await compare(stack.settings, model, model.name, catalogue.truth))
     console.print(facts)
     return facts
+
+
+async def published(stack: DrillStack, artefact: Path) -> int:
+    """`aif model publish --wait`, called again when Redis or Kafka was away; how often it was called."""
+    for calls in itertools.count(1):
+        try:
+            await product.publish_version(stack.settings, artefact, wait=True)
+        except (IndexUnavailable, BusUnavailable) as error:
+            console.print(f"publish, again: {error}")
+            await asyncio.sleep(1.0)
+        else:
+            break
+    return calls
 
 
 async def workers_killed(stack: DrillStack, rebuilding: asyncio.Task[Any], chance: random.Random) -> dict[str, Any]:
@@ -175,7 +190,14 @@ async def redis_restarted(stack: DrillStack, rebuilding: asyncio.Task[Any], chan
     return {"restarts": 3, "in_the_rebuild": inside}
 
 
-async def run(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
+# Held back so that what breaks breaks in the middle: two minutes at least for the kills, half a minute else.
+BROKEN = {
+    f.__name__: (f, least_s) for f, least_s in ((workers_killed, 120), (broker_restarted, 30), (redis_restarted, 30))
+}
+PARTS = ("under_load", *BROKEN)
+
+
+async def run(directory: Path, parts: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
     artefacts = await train(directory)
     chance = random.Random(options["seed"])
     results: dict[str, Any] = {}
@@ -188,13 +210,15 @@ async def run(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
         await catalogue.fill()
         await caught_up(stack.settings)
         results["filled_s"] = round(monotonic_s() - began_s, 1)
-        results["under_load"] = await under_load(stack, catalogue, artefacts, options["rate"], options["calm"])
-        console.print(results["under_load"])
+        if "under_load" in parts:
+            asked = options["rate"], options["calm"]
+            results["under_load"] = await under_load(stack, catalogue, artefacts, *asked)
+            console.print(results["under_load"])
         v2 = await asyncio.to_thread(load, artefacts[1])
         catalogue.rate = options["updates"] // 2
-        # Held back so that what breaks breaks in the middle: two minutes at least for the kills, half a minute else.
-        plan = ((workers_killed, 120), (broker_restarted, 30), (redis_restarted, 30))
-        for number, (disturb, least_s) in enumerate(plan, start=3):
+        for number, (disturb, least_s) in enumerate(BROKEN.values(), start=3):
+            if disturb.__name__ not in parts:
+                continue
             await stack.replace_workers(rebuild_rate=max(1, options["items"] // len(stack.workers) // least_s))
             artefact = renamed(directory, v2, f"v{number}")
             results[disturb.__name__] = await rebuild_while(stack, catalogue, artefact, disturb, chance)
@@ -208,22 +232,25 @@ async def run(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--rate", default=50.0, show_default=True, help="rank requests per second")
 @click.option("--calm", default=30.0, show_default=True, help="seconds of each quiet phase")
 @click.option("--seed", default=7, show_default=True)
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, help="[default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments/results/rollout_drill.json"))
 @click.option("--keep", type=click.Path(path_type=Path), help="work here and keep logs and answers")
-def main(out: Path, keep: Path | None, **options: Any) -> None:
-    """Run the drill; exit 3 when a score was mixed, an answer missing or a row wrong."""
+def main(out: Path, keep: Path | None, parts: Sequence[str], **options: Any) -> None:
+    """Run the drill, or parts of it beside what ``--out`` holds of the others; exit 3 when a score was mixed, an answer missing or a row wrong."""
     configure_logging("ERROR")
     began_s = monotonic_s()
     with tempfile.TemporaryDirectory(prefix="aif-rollout-") as scratch:
         directory = (keep or Path(scratch)).absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        results = asyncio.run(run(directory, options))
+        results = asyncio.run(run(directory, parts, options))
     results |= {"options": options, "seconds": round(monotonic_s() - began_s)}
+    if len(parts) < len(PARTS) and out.exists():
+        results = orjson.loads(out.read_bytes()) | results
     results["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     rows = [found for name, found in results.items() if isinstance(found, dict) and "compared" in found]
-    load_ = results["under_load"]
+    load_ = results.get("under_load", {"answers": {answers.MIXED: 0}, "errors": 0})
     console.print_json(orjson.dumps(load_).decode())
     if load_["answers"][answers.MIXED] or load_["errors"] or any(found[kind] for found in rows for kind in WRONG):
         sys.exit(3)
