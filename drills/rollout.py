@@ -8,7 +8,6 @@ version that was rebuilt meanwhile is compared with the item side of the newest 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import platform
 import random
@@ -143,15 +142,16 @@ async def rebuild_while(
 
 async def published(stack: DrillStack, artefact: Path) -> int:
     """`aif model publish --wait`, called again when Redis or Kafka was away; how often it was called."""
-    for calls in itertools.count(1):
+    calls = 0
+    while True:
+        calls += 1
         try:
             await product.publish_version(stack.settings, artefact, wait=True)
         except (IndexUnavailable, BusUnavailable) as error:
             console.print(f"publish, again: {error}")
             await asyncio.sleep(1.0)
         else:
-            break
-    return calls
+            return calls
 
 
 async def workers_killed(stack: DrillStack, rebuilding: asyncio.Task[Any], chance: random.Random) -> dict[str, Any]:
@@ -236,7 +236,10 @@ async def run(directory: Path, parts: Sequence[str], options: dict[str, Any]) ->
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experiments/results/rollout_drill.json"))
 @click.option("--keep", type=click.Path(path_type=Path), help="work here and keep logs and answers")
 def main(out: Path, keep: Path | None, parts: Sequence[str], **options: Any) -> None:
-    """Run the drill, or parts of it beside what ``--out`` holds of the others; exit 3 when a score was mixed, an answer missing or a row wrong."""
+    """Run the drill, or parts of it beside what ``--out`` holds of the others.
+
+    Exit 3 when a score was mixed, an answer missing or a row wrong.
+    """
     configure_logging("ERROR")
     began_s = monotonic_s()
     with tempfile.TemporaryDirectory(prefix="aif-rollout-") as scratch:
