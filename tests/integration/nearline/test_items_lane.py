@@ -174,6 +174,8 @@ async def test_a_worker_that_is_stopped_while_redis_is_away_ends_and_its_success
         settings = nearline_settings(broker.bootstrap, server.url, tmp_path)
         async with open_stack(settings) as stack:
             async with worker(settings) as running:
+                await stack.put.item("0", T0_MS)
+                await stack.has("0", T0_MS)  # it has its partitions: else it would wait for Redis before it reads
                 await server.stop()
                 await stack.put.item("1", T0_MS)
                 lane = running.lanes[0]
