@@ -47,6 +47,7 @@ class Activation:
         if percent < EVERYBODY:
             return await self._canary(book, record, percent, note)
         if book.active == version:
+            await self._end_canary(book)
             return record
         active = msgspec.structs.replace(
             record,
@@ -84,8 +85,7 @@ class Activation:
         Raises ``VersionError`` when there is nothing to go back to.
         """
         book = await bus_versions.read_versions(self._settings)
-        if book.canary is not None and book.active is not None:
-            await self.announce(msgspec.structs.replace(book.records[book.canary], percent=0.0))
+        if book.active is not None and await self._end_canary(book):
             return book.records[book.active]
         if book.active is None or (before := book.records[book.active].replaces) is None:
             raise VersionError("there is no version to go back to", mend="aif model list")
@@ -101,6 +101,13 @@ class Activation:
         await bus_versions.publish_version(self._producer, record, "aif.rollout")
         log.info(kv("version.announced", version=record.version, state=record.state.value, percent=record.percent))
         return record
+
+    async def _end_canary(self, book: VersionBook) -> bool:
+        """Whether there was one."""
+        if book.canary is None:
+            return False
+        await self.announce(msgspec.structs.replace(book.records[book.canary], percent=0.0))
+        return True
 
     async def _canary(self, book: VersionBook, record: VersionRecord, percent: float, note: str) -> VersionRecord:
         if not percent > 0:

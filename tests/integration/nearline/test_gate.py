@@ -216,6 +216,10 @@ async def test_a_canary_grows_becomes_the_active_version_and_is_ended_by_a_rollb
         assert (await activate_version(settings, "next")).replaces == "running"
         book = await read_versions(settings)
         assert (book.active, book.canary) == ("next", None)
+        await activate_version(settings, "other", 10)
+        assert (await activate_version(settings, "next")).version == "next"  # active already: the canary ends
+        book = await read_versions(settings)
+        assert (book.active, book.canary, book.percent_of("next")) == ("next", None, 100)
 
 
 def _answered(user: str, keys: list[int]) -> AnsweredRequest:
