@@ -197,7 +197,7 @@ async def test_no_request_is_sent_before_it_is_due_and_the_schedule_is_kept() ->
     assert shape["scheduled_s"] == pytest.approx(399 * 0.005 / 2, abs=1e-3)
     assert (outcome.to.send_error_s >= 0).all()
     assert shape["latency_ms"]["p50"] > 0
-    assert shape["send_error_ms"]["p50"] < 20  # generous: tests share their machine; 1.5 ms at p99 on a quiet one
+    assert shape["send_error_ms"]["p50"] < 100  # generous: tests share their machine; 1.5 ms at p99 on a quiet one
 
 
 async def test_failures_are_counted_with_their_reasons_and_do_not_hold_up_the_others() -> None:

@@ -108,7 +108,7 @@ async def test_with_kafka_down_nobody_waits_and_every_lost_answer_is_counted(
         for _ in range(count):
             started_s = time.monotonic()
             log.offer(answered(["1"]))
-            assert time.monotonic() - started_s < 0.05
+            assert time.monotonic() - started_s < 1.0  # a wait for Kafka would last its time limit
             await asyncio.sleep(0)
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 20

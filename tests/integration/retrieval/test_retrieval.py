@@ -47,7 +47,7 @@ async def test_it_is_ready_with_what_was_published_before_and_follows_what_comes
             found = await ids_of(client, user_id="bob", channel="popular", k=100)
             return found[0] == "new" and "sku-3" not in found
 
-        await eventually(followed, what="item, removal and behavior are seen", within_s=20)
+        await eventually(followed, what="item, removal and behavior are seen")
         assert (await ids_of(client, user_id="bob", channel="neighbours", k=3))[0] == "new"
         _, facts = await client.get("/readyz")
         assert (facts["items"], facts["users"]) == (50, 2)

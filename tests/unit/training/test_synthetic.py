@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 
 import msgspec
 import numpy as np
 import pytest
 
-from aif_stream.clock import monotonic_s
 from aif_stream.domain.events import Behavior, UserUpserted, decode_item
 from aif_stream.training.checkpoint import data_fingerprint
 from aif_stream.training.dataset import Split
@@ -44,9 +44,9 @@ def test_a_catalogue_smaller_than_the_clusters_is_drawn_within_its_bounds() -> N
 
 
 def test_a_million_items_would_stream_at_fifty_thousand_lines_a_second() -> None:
-    began = monotonic_s()
+    began = time.process_time()  # CPU seconds: others on the machine do not count
     assert sum(1 for _ in islice(Synthetic(10, 1_000_000, 0).items(), 50_000)) == 50_000
-    assert monotonic_s() - began < 1.0 * 5  # five times the promise: this machine is shared
+    assert time.process_time() - began < 5.0  # five times the promise: machines differ
 
 
 def test_histories_end_before_their_requests_and_a_request_lies_in_one_split() -> None:
