@@ -105,6 +105,19 @@ EXPLANATION_GAP = Histogram(
 EXPLANATION_COARSE = Histogram(
     "aif_explanation_coarse_seconds", "The same, to the coarse part", ["priority"], buckets=_LAG_BUCKETS_S
 )
+EXPLAIN_BACKLOG = Gauge("aif_explanation_backlog", "Explanations asked for and not ended", ["priority"])
+EXPLAIN_BACKLOG_AGE = Gauge(
+    "aif_explanation_backlog_age_seconds", "Age of the oldest of them; NaN: unknown", ["priority"]
+)
+EXPLAIN_ARRIVAL = Gauge(
+    "aif_explanation_arrival_per_second", "Explanations asked for per second, over half a minute", ["priority"]
+)
+EXPLAIN_SERVICE = Gauge(
+    "aif_explanation_service_per_second", "Explanations ended per second, over half a minute", ["priority"]
+)
+EXPLAIN_WORKERS = Gauge(
+    "aif_explanation_workers", "aif explain processes: there, and needed to close the gap (NaN: unknown)", ["which"]
+)
 EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
 
 

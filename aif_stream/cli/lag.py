@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aif_stream.cli.entry import run_async, with_settings
+from aif_stream.cli.lag_gap import gap_of, seconds
 from aif_stream.domain.freshness import Status
 from aif_stream.errors import AifError
 from aif_stream.freshness.ask import lag_report
@@ -99,12 +100,13 @@ def table_of(report: LagReport, *, idle: bool, width: int) -> RenderableType:
             f"{part.position:,}",
             *((f"{part.end:,}",) if wide else ()),
             f"{part.lag_records:,}",
-            _seconds(part.lag_s),
+            seconds(part.lag_s),
             f"{part.rate_per_s:,.0f}",
-            "–" if part.catch_up_s is None else _seconds(part.catch_up_s),
+            "–" if part.catch_up_s is None else seconds(part.catch_up_s),
             Text(part.status, style=_STYLES[part.status]),
         )
-    return Group(table, Text(), *_reasons(reasons), *_below(report))
+    gap = () if report.explanations is None else (Text(), *gap_of(report.explanations))
+    return Group(table, Text(), *_reasons(reasons), *_below(report), *gap)
 
 
 def _reasons(reasons: Mapping[tuple[str, Status, str], Sequence[str]]) -> Iterator[Text]:
@@ -135,24 +137,24 @@ def _rows(parts: list[PartitionLag], *, idle: bool) -> Iterator[tuple[str, Parti
 
 def _below(report: LagReport) -> list[Text]:
     probe = report.probe
-    lines = [f"watermark  everything appended until {_seconds(report.watermark_age_s)} ago is in Redis"]
+    lines = [f"watermark  everything appended until {seconds(report.watermark_age_s)} ago is in Redis"]
     if probe.last_s is None:
         lines.append(f"probe      {probe.problem}")
     else:
         lines.append(
-            f"probe      an update matters after {_seconds(probe.last_s)}"
-            f" (p50 {_seconds(probe.p50_s)}, p99 {_seconds(probe.p99_s)}, {probe.seen} seen)"
+            f"probe      an update matters after {seconds(probe.last_s)}"
+            f" (p50 {seconds(probe.p50_s)}, p99 {seconds(probe.p99_s)}, {probe.seen} seen)"
         )
     if probe.open_s > 1.0:
-        lines.append(f"           one is awaited for {_seconds(probe.open_s)} now")
+        lines.append(f"           one is awaited for {seconds(probe.open_s)} now")
     found = [Text(line) for line in lines]
     for lags in report.freshness:
         where = "Redis" if lags.stage == "redis" else f"the mirror of {lags.process}"
-        figures = f"p50 {_seconds(lags.p50_s)}, p99 {_seconds(lags.p99_s)}, {lags.seen:,} updates of the last minute"
+        figures = f"p50 {seconds(lags.p50_s)}, p99 {seconds(lags.p99_s)}, {lags.seen:,} updates of the last minute"
         found.append(Text(f"freshness  an event is in {where} after {figures}"))
     for mirror in report.mirrors:
         what = "joins from Redis" if mirror.rows is None else f"{mirror.rows:,} rows"
-        age = "" if mirror.rows is None else f", applied until {_seconds(mirror.applied_age_s)} ago"
+        age = "" if mirror.rows is None else f", applied until {seconds(mirror.applied_age_s)} ago"
         line = Text(f"server     {mirror.server} {mirror.version or 'no version'}: {what}{age} ")
         line.append(f"{mirror.status} {mirror.reason}", style=_STYLES[mirror.status])
         found.append(line)
@@ -162,9 +164,3 @@ def _below(report: LagReport) -> list[Text]:
         if source.skewed
     ]
     return found
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "?"
-    return "0" if value == 0 else f"{value * 1000:.0f} ms" if value < 1 else f"{value:,.1f} s"

@@ -36,12 +36,13 @@ from aif_stream.explain.bench import Bench
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual
 from aif_stream.explain.native import native
+from aif_stream.explain.pace import Pace
 from aif_stream.explain.shapley import shapley, shapley_stage
 from aif_stream.explain.versions import Versions
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.store import N2OStore
 from aif_stream.settings import Settings
-from aif_stream.telemetry import EXPLANATION_COARSE, EXPLANATION_GAP, EXPLANATIONS, kv
+from aif_stream.telemetry import EXPLANATION_COARSE, EXPLANATIONS, kv
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,14 @@ class Desk:
         versions: Versions,
         bench: Bench,
         producer: Producer,
+        pace: Pace,
     ) -> None:
         self._store = store
         self._items = items
         self._versions = versions
         self._bench = bench
         self._producer = producer
+        self._pace = pace
 
     async def do(self, task: ExplanationTask) -> End:
         """Carry one task to its end, or find that it has one. Cancelled: the work is handed back.
@@ -138,7 +141,7 @@ class Desk:
         hit = "none" if cached is None else "exact"
         await job.tell(Told(Action.FINISH, attempt=job.attempt, to=State.COMPLETE), {"cache": hit.encode()})
         EXPLANATIONS.labels(state=State.COMPLETE, cache=hit).inc()
-        EXPLANATION_GAP.labels(priority=task.priority).observe(_waited_s(task))
+        self._pace.explained(task.priority, _waited_s(task))
 
     async def _compute(self, job: _Job, facts: Facts) -> dict[str, bytes]:
         task = job.task

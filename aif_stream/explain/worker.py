@@ -29,6 +29,7 @@ from aif_stream.explain.bench import Bench
 from aif_stream.explain.gate import Gate
 from aif_stream.explain.job import LEASE_MS, Desk, End
 from aif_stream.explain.offsets import Offsets
+from aif_stream.explain.pace import Pace
 from aif_stream.explain.queues import Queues, Waiting
 from aif_stream.explain.versions import Versions
 from aif_stream.index.connection import open_redis
@@ -70,6 +71,7 @@ class ExplainWorker:
         offsets: dict[Priority, Offsets],
         desk: Desk,
         letters: DeadLetters,
+        pace: Pace,
     ) -> None:
         self._consumers = consumers
         self._offsets = offsets
@@ -77,7 +79,7 @@ class ExplainWorker:
         self._letters = letters
         self._queues: Queues[_Work] = Queues()
         self._arrived = asyncio.Condition()
-        self.done = 0
+        self.pace = pace
 
     def groups(self) -> dict[str, list[int]]:
         """Which partitions of which groups are read here."""
@@ -99,7 +101,7 @@ class ExplainWorker:
                 task.cancel()
         for priority in Priority:
             await self._commit(priority)
-        log.info(kv("explain.stopped", done=self.done, handed_back=len(self._queues)))
+        log.info(kv("explain.stopped", done=self.pace.done, handed_back=len(self._queues)))
 
     async def _poll(self, priority: Priority) -> None:
         """Records of one priority into its queue, as far as there is room; commits what has ended."""
@@ -152,10 +154,11 @@ class ExplainWorker:
                 async with self._arrived:
                     while (waiting := self._queues.pop(only=only)) is None:
                         await self._arrived.wait()
-                again_s = await self._one(waiting)
+                with self.pace.working():
+                    again_s = await self._one(waiting)
                 if again_s is None:
                     self._offsets[waiting.priority].end(waiting.work.partition, waiting.work.record.offset)
-                    self.done += 1
+                    self.pace.done += 1
                 else:
                     later.create_task(self._again(waiting, again_s))
 
@@ -212,7 +215,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[tuple[ExplainWorker, 
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         watching = tasks.create_task(gate.watch(), name="gate")
         stack.callback(watching.cancel)
-        bench = await stack.enter_async_context(Bench(gate))
+        bench, pace = await stack.enter_async_context(Bench(gate)), Pace()
         desk = Desk(
             settings,
             store=ExplanationStore(redis, keep_s=settings.explain_keep_s, facts_s=settings.explain_facts_s),
@@ -220,12 +223,13 @@ async def open_worker(settings: Settings) -> AsyncIterator[tuple[ExplainWorker, 
             versions=Versions(follower.book),
             bench=bench,
             producer=producer,
+            pace=pace,
         )
         consumers, offsets = {}, {}
         for priority, (group, topic) in zip(Priority, EXPLAIN_GROUPS.items(), strict=True):
             offsets[priority] = book = Offsets()
             consumers[priority] = await stack.enter_async_context(_consumer(settings, group, topic, book))
-        yield ExplainWorker(consumers, offsets, desk, DeadLetters(settings, producer)), gate
+        yield ExplainWorker(consumers, offsets, desk, DeadLetters(settings, producer), pace), gate
 
 
 def _consumer(settings: Settings, group: str, topic: str, book: Offsets) -> GroupConsumer:
@@ -243,4 +247,4 @@ async def _heard(_book: VersionBook, _record: VersionRecord) -> None:
 
 def facts_of(worker: ExplainWorker, gate: Gate, url: str) -> dict[str, Any]:
     """What the lease of a worker says."""
-    return {"url": url, "groups": worker.groups(), "done": worker.done, "servers_busy": round(gate.busy, 3)}
+    return {"url": url, "groups": worker.groups(), "servers_busy": round(gate.busy, 3), **worker.pace.facts()}

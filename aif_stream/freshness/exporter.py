@@ -10,11 +10,16 @@ from prometheus_client import Gauge
 
 from aif_stream.bus.groups import LIVE_GROUPS
 from aif_stream.domain.freshness import Status
-from aif_stream.freshness.report import LagReport
+from aif_stream.freshness.report import ExplanationGap, LagReport
 from aif_stream.telemetry import (
     CLOCK_AHEAD,
     CONSUMER_LAG,
     CONSUMER_STATUS,
+    EXPLAIN_ARRIVAL,
+    EXPLAIN_BACKLOG,
+    EXPLAIN_BACKLOG_AGE,
+    EXPLAIN_SERVICE,
+    EXPLAIN_WORKERS,
     GROUP_LAG,
     GROUP_LAG_SECONDS,
     MIRROR_AGE,
@@ -47,12 +52,25 @@ class Exporter:
         self._show(MIRROR_AGE, ages)
         self._show(CLOCK_AHEAD, {source.source: source.ahead_s for source in report.sources})
 
+        if report.explanations is not None:
+            _show_gap(report.explanations)
+
     def _show(self, gauge: Gauge, values: Mapping[str, float | None]) -> None:
         for gone in self._shown[gauge] - values.keys():
             gauge.remove(gone)
         self._shown[gauge] = set(values)
         for name, value in values.items():
             gauge.labels(name).set(_number(value))
+
+
+def _show_gap(gap: ExplanationGap) -> None:
+    for each in gap.priorities:
+        EXPLAIN_BACKLOG.labels(each.priority).set(each.waiting)
+        EXPLAIN_BACKLOG_AGE.labels(each.priority).set(_number(each.oldest_s))
+        EXPLAIN_ARRIVAL.labels(each.priority).set(_number(each.arrival_per_s))
+        EXPLAIN_SERVICE.labels(each.priority).set(_number(each.service_per_s))
+    EXPLAIN_WORKERS.labels("there").set(gap.workers)
+    EXPLAIN_WORKERS.labels("needed").set(_number(gap.workers_needed))
 
 
 def _number(value: float | None) -> float:

@@ -69,9 +69,35 @@ class StageLag(msgspec.Struct, frozen=True, kw_only=True):
     seen: int
 
 
+class PriorityGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Explanations of one priority. ``waiting``: asked for and not ended; ``oldest_s``: the age of the oldest of them,
+    0 when none waits. Rates are those of the last half minute, None before a second of it was seen; ``p50_s``,
+    ``p99_s``: from answer to explanation in the last minute, at the worker where they were worst."""
+
+    priority: str
+    waiting: int
+    oldest_s: float | None
+    arrival_per_s: float | None
+    service_per_s: float | None
+    p50_s: float | None
+    p99_s: float | None
+    seen: int
+
+
+class ExplanationGap(msgspec.Struct, frozen=True, kw_only=True):
+    """``worker_per_s``: what one worker ends in a second of work, as seen last; ``workers_needed``: how many would do
+    what arrives and, within a minute, what waits, each on a core of its own; None: nobody knows yet."""
+
+    priorities: list[PriorityGap]
+    workers: int
+    worker_per_s: float | None
+    workers_needed: int | None
+
+
 class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     """``watermark_age_s``: everything appended longer ago than this is in Redis; None when a partition's lag is not
-    known. ``as_of_ms``: when this was looked at. ``dead_letters``: by reason, since today's workers began."""
+    known. ``as_of_ms``: when this was looked at. ``dead_letters``: by reason, since today's workers began.
+    ``explanations``: None in a system where nobody asks for any."""
 
     partitions: list[PartitionLag]
     watermark_age_s: float | None
@@ -81,6 +107,7 @@ class LagReport(msgspec.Struct, frozen=True, kw_only=True):
     freshness: list[StageLag]
     as_of_ms: int
     dead_letters: dict[str, int] = {}
+    explanations: ExplanationGap | None = None
     by: str = "aif lag"
 
     def worst_s(self) -> float | None:

@@ -22,6 +22,7 @@ from aif_stream.domain.freshness import (
     lag_s,
     watermark_age_s,
 )
+from aif_stream.freshness.gap import GapWatch
 from aif_stream.freshness.peers import Peer, Peers, presence_of
 from aif_stream.freshness.report import (
     LagReport,
@@ -49,6 +50,7 @@ class Watcher:
         self._watch = LagWatch(settings, {**ALL_GROUPS, **EXPLAIN_GROUPS})
         self._peers = peers
         self._windows: defaultdict[tuple[str, int], Window] = defaultdict(Window)
+        self._gap = GapWatch()
         self._turn = asyncio.Lock()
         self.probe: Callable[[], ProbeFigures] = ProbeFigures
         self._begun_s = monotonic_s()
@@ -82,6 +84,7 @@ class Watcher:
                 freshness=[*_stage_lags("redis", [(w.lease.id, w.facts) for w in workers if w.lease.alive]), *stages],
                 as_of_ms=as_of_ms,
                 dead_letters=_dead_letters(workers),
+                explanations=self._gap.look(parts, explainers, at_s),
             )
 
     async def settled(self) -> LagReport:

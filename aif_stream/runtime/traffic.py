@@ -1,9 +1,10 @@
-"""Live traffic of ``aif up --demo``: item updates, behaviors and rank requests, at a gentle rate."""
+"""Live traffic of ``aif up --demo``: item updates, behaviors, rank requests and now and then a why, gently."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 UPDATES_PER_S: Final = 20
 REQUESTS_PER_S: Final = 5
+# So that there is something to see of explanations; one takes half a second of what answers leave.
+_EXPLAINED_EVERY: Final = 25
 # Of the catalogue's first items, so that the lines to change need not be looked up in a million.
 _CHANGING_ITEMS: Final = 2_000
 
@@ -64,8 +67,9 @@ async def _gently(lines: Iterator[dict[str, Any]]) -> AsyncIterator[dict[str, An
 
 async def _requests(settings: Settings, session: aiohttp.ClientSession, catalogue: Catalogue) -> None:
     chance = random.Random(1)
-    while True:
-        body = {"user_id": str(chance.randint(1, catalogue.users)), "k": 50}
+    for number in itertools.count():
+        user, explain = str(chance.randint(1, catalogue.users)), int(number % _EXPLAINED_EVERY == 0)
+        body = {"user_id": user, "k": 50, "explain": explain}
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the server counts and logs what it refuses
             async with session.post(f"{settings.serve_url}/v1/rank", json=body) as reply:
                 await reply.read()

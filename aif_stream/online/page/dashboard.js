@@ -195,6 +195,22 @@ function watched(lag) {
     cells(make("tr"), [[mirror.server], [known(mirror.rows) ? number(mirror.rows, 0) : "in Redis", "n"], [span(mirror.applied_age_s), "n"]], mirror.status, mirror.reason)));
 }
 
+function gap(found) {
+  $("gap").hidden = !found;
+  if (!found) return;
+  const needed = found.workers_needed, pace = known(found.worker_per_s) ? ` (${number(found.worker_per_s)} a second each)` : "";
+  const there = `${number(found.workers, 0)} ${found.workers === 1 ? "worker" : "workers"}`;
+  $("gap-note").replaceChildren(pill(there, found.workers < 1 || needed > found.workers ? "warn" : "good"), " " + (!known(needed)
+    ? "How many are needed shows when one has worked for some seconds."
+    : needed ? `${number(needed, 0)} would do what is asked for and, within a minute, what waits${pace}.` : "Nothing waits."));
+  $("gaps").replaceChildren(...found.priorities.map((each) => {
+    const row = make("tr");
+    row.append(make("td", each.priority), ...[number(each.waiting, 0), known(each.oldest_s) ? span(each.oldest_s) : "?", number(each.arrival_per_s),
+      number(each.service_per_s), span(each.p50_s), span(each.p99_s)].map((text) => make("td", text, "n")));
+    return row;
+  }));
+}
+
 function update(now) {
   const server = now.server, monitor = now.monitor, lag = monitor?.lag, reasons = server.reasons;
   points = points.concat(monitor?.history ?? []).slice(-KEPT);
@@ -209,6 +225,7 @@ function update(now) {
   chips("letters", lag?.dead_letters, lag ? "none since the workers began" : "unknown");
   versions(server, monitor?.versions);
   watched(lag);
+  gap(lag?.explanations);
   $("version").textContent = server.model_version ?? "no version";
   $("state").textContent = reasons.length ? "not ready: " + reasons.join("; ") : "ready";
   $("state").dataset.is = reasons.length ? "bad" : "good";

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.explain.worker import open_worker
+from aif_stream.explain.worker import ExplainWorker, open_worker
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.role import serve_role
 from aif_stream.settings import Settings
@@ -26,13 +26,13 @@ FINAL = ("complete", "failed", "cancelled", "expired")
 
 
 @asynccontextmanager
-async def worker(settings: Settings) -> AsyncIterator[None]:
+async def worker(settings: Settings) -> AsyncIterator[ExplainWorker]:
     """An explanation worker until the context ends; then it hands back what it has not done."""
     stop = asyncio.Event()
     async with open_worker(settings) as (opened, _):
         running_ = asyncio.create_task(opened.run(stop))
         try:
-            yield
+            yield opened
         finally:
             stop.set()
             await running_
