@@ -50,11 +50,14 @@ TOLD: Final = (
 def plans(size: str, movielens: str) -> dict[str, list[str]]:
     """Arguments of `aif experiment` by name."""
     data = f"synthetic:{SIZES[size]}"
-    bits = "16,32,64,128,256" if size == "full" else "32,64,256"
+    # As many items as tell M = 16,384 from the items' own signatures; 65,536 is more than there are.
+    many = f"synthetic:{SIZES[size].replace('items=2000', 'items=20000').replace('items=5000', 'items=50000')}"
+    bits = "16,64,256" if size == "small" else "16,32,64,128,256"
+    codes = "256,1024,4096,16384,65536"
     found = {
         "ladder": ["ladder", "--data", data, *FIVE, "--epochs", "2"],
         "bridges": ["bridges", "--starts", "orthogonal,product", "--data", f"{data},bea=2", *FIVE, "--epochs", "2"],
-        "signatures": ["signatures", "--bits", bits, "--codes", "256,1024", "--data", data, "--seeds", "0,1,2"],
+        "signatures": ["signatures", "--bits", bits, "--codes", codes, "--data", many, "--seeds", "0,1,2"],
         "skew": ["skew", "--data", f"{data},drift=2", "--versions", "3", *FIVE, "--epochs", "2"],
         "staleness": ["staleness", "--data", f"{data},updates=8", *FIVE, "--epochs", "3"],
         "crosses": ["crosses"],

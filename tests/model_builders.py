@@ -11,7 +11,6 @@ import torch
 from aif_stream.domain.events import BehaviorKind, ItemUpserted
 from aif_stream.domain.history import ENTRY, History, entry_bytes
 from aif_stream.domain.ids import key_of
-from aif_stream.domain.row import RowLayout
 from aif_stream.model.config import Field, Kind, ModelConfig, Part
 from aif_stream.model.version import ModelVersion
 
@@ -31,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without tiers": {"parts": (Part.BEA, Part.LSH, Part.SIM)},
     "without lsh": {"parts": (Part.BEA, Part.TIERS, Part.SIM), "codes": 8},
     "without bea": {"parts": (Part.LSH, Part.TIERS)},
+    "profile alone": {"user_history": False},
 }
 
 
@@ -101,12 +101,3 @@ def make_history(items: Sequence[ItemUpserted], seed: int = 0) -> History:
         kind = (BehaviorKind.CLICK, BehaviorKind.BUY)[int(random.integers(2))]
         entries += entry_bytes(key_of(str(item.item_id)), kind, time_ms)
     return np.frombuffer(entries, dtype=ENTRY)
-
-
-def float32_dtype(layout: RowLayout) -> np.dtype[np.void]:
-    """The layout's row with float32 numbers: separates the algebra of the split from the rounding of rows."""
-    fields = []
-    for name in layout.dtype.names or ():
-        field = layout.dtype[name]
-        fields.append((name, "<f4", field.shape) if field.base == np.float16 else (name, field))
-    return np.dtype(fields)

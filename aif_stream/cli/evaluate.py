@@ -34,7 +34,7 @@ def evaluate(artefact: Path, data: str, against: tuple[Path, ...], as_json: bool
 
     Values carry 95 % bootstrap intervals over users; with --against also the paired difference of each further model
     to the first. The cost is measured at 10,000 candidates and a history of 1,000. Served against trained: the split
-    form on 16-bit rows against the joint form in 32 bits.
+    form on float32 rows, on the served 16-bit rows, and with bfloat16 products, against the joint form in float32.
     """
     from rich.console import Console
 
@@ -55,10 +55,10 @@ def evaluate(artefact: Path, data: str, against: tuple[Path, ...], as_json: bool
     if len(versions) > 1:
         console.print(_differences(versions[0].name, found[1 : len(versions)]))
     for name, found_same in same.items():
-        if found_same:
+        for form, line in found_same.items():
             console.print(
-                f"{name}, served against trained: score error ≤ {found_same['score_error_max']:.1e} (scores deviate by"
-                f" {found_same['score_deviation']:.2f}), top-100 overlap {found_same['top100_overlap_mean']:.3f}",
+                f"{name}, {form} against trained: score error ≤ {line['score_error_max']:.1e} (scores deviate by"
+                f" {line['score_deviation']:.2f}), top-100 overlap {line['top100_overlap_mean']:.3f}",
                 highlight=False,
             )
     for metrics, candidates in CANDIDATES.items():

@@ -70,6 +70,13 @@ class RowLayout:
         return np.dtype([*_PREFIX, *body])
 
     @property
+    def dtype_f32(self) -> np.dtype[np.void]:
+        """The same fields with float32 numbers: never stored, it tells the rounding of rows from everything else."""
+        served = self.dtype
+        fields: list[Any] = [(name, served[name]) for name in served.names or ()]
+        return np.dtype([(name, ("<f4", form.shape) if form.base == np.float16 else form) for name, form in fields])
+
+    @property
     def record(self) -> np.dtype[np.void]:
         """One entry of the change log: ``key`` u64, then the row."""
         return np.dtype([("key", "<u8"), ("row", self.dtype)])

@@ -87,6 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     bridge_norm: bool = False  # bridges through a layer norm wherever they are used
     # The item's read-out also times t, as attention has it: one product of (B, K) and (B, D) more on the online path.
     bridge_product: bool = False
+    user_history: bool = True  # whether u reads the history; off, the user vector is made of the profile alone
     parts: tuple[Part, ...] = tuple(Part)
     # Kinds of behavior (BehaviorKind.code) of each histogram; none: one histogram of everything.
     tier_groups: tuple[tuple[int, ...], ...] = ()

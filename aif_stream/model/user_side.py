@@ -5,7 +5,7 @@ Batched over requests (R); a served request is R = 1. Histories are right-aligne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,6 +43,10 @@ class Histories:
     def newest(self, count: int) -> Histories:
         return Histories(*(getattr(self, name)[:, -count:] for name in self.__slots__))
 
+    def hidden(self) -> Histories:
+        """The same entries, none of them to be read."""
+        return replace(self, mask=torch.zeros_like(self.mask))
+
 
 class UserNumbers(NamedTuple):
     """u (R, D), h (R, H), bridge read-outs V (R, K, D), signature matrix M (R, W, D); None: a part switched off."""
@@ -76,8 +80,9 @@ class UserTower(nn.Module):
 
     def forward(self, profile: Attributes, history: Histories, bridges: Tensor, sharpness: float) -> UserNumbers:
         p = self.profile_vector(profile)
-        interest = self.interest(p, history.newest(self.config.short))
-        here = history.mask.to(p.dtype)  # (R, L)
+        own = history if self.config.user_history else history.hidden()
+        interest = self.interest(p, own.newest(self.config.short))
+        here = own.mask.to(p.dtype)  # (R, L)
         count = here.sum(1, keepdim=True)
         mean = (here[:, None] @ history.t)[:, 0] / count.clamp(min=1)  # (R, 1, L) @ (R, L, D) -> (R, D)
         z = torch.cat([p, interest, mean, torch.log1p(count) / 8], dim=-1)  # (R, 3D + 1)

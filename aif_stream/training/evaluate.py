@@ -74,13 +74,14 @@ class Served:
     Models that are judged but never served also keep the unit content vectors here.
     """
 
-    def __init__(self, version: ModelVersion, data: Dataset) -> None:
-        """Raises ``TrainingDataError`` when the version cannot use some of the items."""
+    def __init__(self, version: ModelVersion, data: Dataset, dtype: np.dtype[np.void] | None = None) -> None:
+        """``dtype``: of rows that are not the served ones. Raises ``TrainingDataError`` when the version cannot use
+        some of the items."""
         self.version, self._data = version, data
         parts, units = [], []
         for at in range(0, len(data.states), _BATCH):
             batch = data.states[at : at + _BATCH]
-            rows, problems = version.item_side(batch, version.layout.dtype)
+            rows, problems = version.item_side(batch, dtype or version.layout.dtype)
             if problems:
                 raise TrainingDataError(
                     f"{version.name} cannot use items of {data.name}: {dict(problems)}", mend="train on this data"

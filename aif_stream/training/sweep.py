@@ -30,9 +30,16 @@ BY_KIND: Final[dict[str, Any]] = {"tier_groups": ((1, 2, 3), (4,))}  # what was 
 
 
 def ladder() -> list[Entry]:
-    """Two-tower → COLD → each part added → each part left out → the exact bound."""
+    """Two-tower and COLD by the profile alone → the user side on both → each part added → each part left out → the
+    exact bound. COLD comes first: the others are compared with it."""
     parts = list(Part)
-    entries = [COLD, Entry("twotower", Kind.TWOTOWER)]
+    profile = {"user_history": False}
+    entries = [
+        COLD,
+        Entry("twotower, profile alone", Kind.TWOTOWER, profile),
+        Entry("twotower", Kind.TWOTOWER),
+        Entry("cold, profile alone", Kind.COLD, profile),
+    ]
     added = [Entry(f"cold + {'+'.join(parts[:n])}", choices={"parts": tuple(parts[:n])}) for n in range(1, 4)]
     less = [Entry(f"aif − {p}", choices={"parts": tuple(q for q in parts if q is not p)}) for p in parts]
     alone = [Entry(f"cold + {p} alone", choices={"parts": (p,)}) for p in parts[1:]]

@@ -99,7 +99,8 @@ def ladder_report(records: Records) -> Report:
     ticks = [(float(-n), name) for n, name in enumerate(names)]
     return Report(
         title="Ladder: what each part adds, and what its absence costs",
-        question="Two-tower → COLD with user side → + BEA → + linear LSH → + SimTier → + SIM; and AIF without each.",
+        question="Two-tower → COLD (profile alone) → + user side (cold) → + BEA → + linear LSH → + SimTier → + SIM;"
+        " and AIF without each.",
         verdict=[*_kept(lines), _absences(records, names)],
         plots=[
             _rungs("gain", "What each model gains over COLD", "GAUC less COLD's", lines, ticks),
@@ -166,6 +167,12 @@ def _form(line: Line) -> tuple[str, str]:
     return (form, bits) if bits.isdigit() else (str(line["model"]), "")
 
 
+def _frontier_place(line: Line) -> tuple[str, str]:
+    """Series and label in the frontier: forms by bits, but coded tiers of so many bits by M."""
+    form, bits = _form(line)
+    return (f"coded, {bits} bits, by M", form.split()[1]) if form.startswith("coded ") else (form, bits)
+
+
 def _frontiers(lines: Sequence[Line]) -> list[Plot]:
     """GAUC against measured time and against counted operations."""
     plots = []
@@ -173,9 +180,9 @@ def _frontiers(lines: Sequence[Line]) -> list[Plot]:
     for key, name, words in axes:
         series: dict[str, list[Point]] = {}
         for line in lines:
-            form, bits = _form(line)
+            form, label = _frontier_place(line)
             gauc = line["gauc"]
-            series.setdefault(form, []).append(Point(line[key], gauc["value"], gauc["low"], gauc["high"], bits))
+            series.setdefault(form, []).append(Point(line[key], gauc["value"], gauc["low"], gauc["high"], label))
         drawn = [Series(form, points, line=len(points) > 1) for form, points in series.items()]
         x = f"{words} per 10,000 candidates, history of 1,000"
         plots.append(Plot(f"frontier_{name}", "Quality against online cost", x, "GAUC", drawn, scale="log10"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.model.config import Kind
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import CONTENT_WIDTH, VARIANTS, float32_dtype, make_history, small_version
+from tests.model_builders import CONTENT_WIDTH, VARIANTS, make_history, small_version
 
 VERSIONS: dict[tuple[Kind, str], ModelVersion] = {}
 FORMS = [*((kind, "") for kind in Kind), *((Kind.AIF, name) for name in VARIANTS), (Kind.EXACT, "second key")]
@@ -65,7 +65,7 @@ def test_joint_equals_split(
     seed: int,
 ) -> None:
     version = version_of(*form)
-    dtype = float32_dtype(version.layout)
+    dtype = version.layout.dtype_f32
     history_items = [item for item, _ in seen]
     found = np.array([here for _, here in seen], dtype=bool)
     history = make_history(history_items, seed)

@@ -10,7 +10,7 @@ from aif_stream.domain.row import Rows
 from aif_stream.errors import VersionError
 from aif_stream.model.config import COSINES, Kind, Part
 from aif_stream.model.version import ModelVersion
-from tests.model_builders import VARIANTS, float32_dtype, make_history, make_items, small_version
+from tests.model_builders import VARIANTS, make_history, make_items, small_version
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def split_scores(version: ModelVersion, rows: Rows, history_rows: Rows, seed: in
 def test_split_equals_joint_with_float32_rows(kind: Kind, variant: str) -> None:
     version = small_version(kind, **VARIANTS[variant])
     seen, items = make_items(60, seed=1), make_items(300, seed=2)
-    dtype = float32_dtype(version.layout)
+    dtype = version.layout.dtype_f32
     history = make_history(seen)
     rows = version.item_side(seen, dtype).rows
     user = version.user_side({"city": "rome", "age": 30}, history, rows, np.ones(60, dtype=bool), version.units(seen))
@@ -78,6 +78,18 @@ def test_every_user_part_moves_the_score() -> None:
     half = version.score(version.user_side({"city": "rome"}, history, seen_rows, np.arange(30) % 2 == 0), rows)
     assert np.abs(scores - other_city).max() > 1e-3
     assert np.abs(scores - half).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [Kind.COLD, Kind.TWOTOWER])
+def test_of_the_profile_alone_no_history_moves_a_score(kind: Kind) -> None:
+    seen, items = make_items(30, seed=1), make_items(50, seed=2)
+    for user_history in (True, False):
+        version = small_version(kind, user_history=user_history)
+        rows, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
+        history = make_history(seen)
+        sides = [version.user_side({"city": "rome"}, history, seen_rows, np.full(30, here)) for here in (True, False)]
+        with_history, without = (version.score(side, rows) for side in sides)
+        assert (np.abs(with_history - without).max() > 1e-3) == user_history
 
 
 def test_a_user_without_profile_and_history_is_scored() -> None:

@@ -46,7 +46,8 @@ def test_evaluate_prints_the_contract_as_json(trained: Path) -> None:
             metric = line["metrics"][name]
             assert metric["low"] <= metric["value"] <= metric["high"]
     assert lines[0]["online_ms_per_10k"] > 0
-    assert lines[0]["parity"]["score_error_max"] < 0.01
+    assert lines[0]["parity"]["float32 rows"]["score_error_max"] < 1e-5
+    assert lines[0]["parity"]["f16 rows"]["score_error_max"] < 0.01
 
 
 def test_evaluate_prints_a_table(trained: Path) -> None:
