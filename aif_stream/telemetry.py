@@ -118,6 +118,7 @@ EXPLAIN_SERVICE = Gauge(
 EXPLAIN_WORKERS = Gauge(
     "aif_explanation_workers", "aif explain processes: there, and needed to close the gap (NaN: unknown)", ["which"]
 )
+EXPLAIN_SUBSCRIBERS = Gauge("aif_explanation_subscribers", "Streams (SSE, WebSocket) open at this server")
 EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
 
 

@@ -51,14 +51,17 @@ class Bench:
 
     async def _run(self) -> None:
         while True:
-            _, _, unit, done = await self._units.get()
-            if done.cancelled():
-                continue
-            try:
-                found = await asyncio.get_running_loop().run_in_executor(self._pool, unit)
-            except Exception as error:  # noqa: BLE001  # it belongs to whoever asked
-                if not done.cancelled():
-                    done.set_exception(error)
-            else:
-                if not done.cancelled():
-                    done.set_result(found)
+            await self._one(*(await self._units.get())[2:])
+
+    async def _one(self, unit: Callable[[], Any], done: asyncio.Future[Any]) -> None:
+        """A call of its own: nothing holds on to a unit (and its user's rows) while the bench waits for another."""
+        if done.cancelled():
+            return
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._pool, unit)
+        except Exception as error:  # noqa: BLE001  # it belongs to whoever asked
+            if not done.cancelled():
+                done.set_exception(error)
+        else:
+            if not done.cancelled():
+                done.set_result(found)

@@ -8,7 +8,7 @@ from functools import partial
 
 from aif_stream import priority, web
 from aif_stream.explain.worker import facts_of, open_worker
-from aif_stream.index.leases import EXPLAIN, keep_lease
+from aif_stream.index.leases import EXPLAIN, held_lease
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
 
@@ -33,12 +33,8 @@ async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
                 reasons.clear()
                 health.started = True
                 log.info(kv("explain.started", metrics=url, nice=settings.explain_nice))
-                lease = asyncio.create_task(keep_lease(settings, EXPLAIN, partial(facts_of, worker, gate, url)))
-                try:
+                async with held_lease(settings, EXPLAIN, partial(facts_of, worker, gate, url)):
                     await worker.run(stop)
-                finally:
-                    lease.cancel()
-                    await asyncio.gather(lease, return_exceptions=True)
     finally:
         ended.set()
         await serving

@@ -38,7 +38,8 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import LeaseBook
 from aif_stream.index.store import N2OStore
 from aif_stream.settings import Settings
-from aif_stream.telemetry import EVENTS_CONSUMED, kv
+from aif_stream.telemetry import DEAD_LETTERS as PUT_ASIDE
+from aif_stream.telemetry import EVENTS_CONSUMED, counts, kv
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,10 @@ class ExplainWorker:
             for task in (*polls, *lanes):
                 task.cancel()
         for priority in Priority:
-            await self._commit(priority)
+            try:
+                await self._commit(priority)
+            except BusUnavailable as error:  # what has ended comes again, and is found to have ended
+                log.warning(kv("explain.not_committed", priority=priority, problem=error))
         log.info(kv("explain.stopped", done=self.pace.done, handed_back=len(self._queues)))
 
     async def _poll(self, priority: Priority) -> None:
@@ -247,4 +251,10 @@ async def _heard(_book: VersionBook, _record: VersionRecord) -> None:
 
 def facts_of(worker: ExplainWorker, gate: Gate, url: str) -> dict[str, Any]:
     """What the lease of a worker says."""
-    return {"url": url, "groups": worker.groups(), "servers_busy": round(gate.busy, 3), **worker.pace.facts()}
+    return {
+        "url": url,
+        "groups": worker.groups(),
+        "servers_busy": round(gate.busy, 3),
+        "dead_letters": counts(PUT_ASIDE),
+        **worker.pace.facts(),
+    }

@@ -83,7 +83,7 @@ class Watcher:
                 sources=_sources(workers),
                 freshness=[*_stage_lags("redis", [(w.lease.id, w.facts) for w in workers if w.lease.alive]), *stages],
                 as_of_ms=as_of_ms,
-                dead_letters=_dead_letters(workers),
+                dead_letters=_dead_letters(readers),
                 explanations=self._gap.look(parts, explainers, at_s),
             )
 

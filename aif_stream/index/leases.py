@@ -14,7 +14,8 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -99,6 +100,17 @@ class LeaseBook:
 
     async def _all(self, *commands: tuple[bytes, bytes]) -> None:
         checked(await self._redis.execute([c for c, _ in commands], [key for _, key in commands]))
+
+
+@asynccontextmanager
+async def held_lease(settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
+    """This process's lease while the body runs; given back at its end, however it ends."""
+    keeping = asyncio.create_task(keep_lease(settings, role, facts), name="lease")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def keep_lease(settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from aif_stream.errors import BusUnavailable, IndexRefused, IndexUnavailable
 from aif_stream.index.connection import Redis, check_server, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
-from aif_stream.index.leases import NEARLINE, keep_lease
+from aif_stream.index.leases import NEARLINE, held_lease
 from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
@@ -226,12 +226,8 @@ async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
             spare_the_collector()
             running.append(nearline)
             health.started = True
-            lease = asyncio.create_task(keep_lease(settings, NEARLINE, partial(nearline.facts, web.address_of(bound))))
-            try:
+            async with held_lease(settings, NEARLINE, partial(nearline.facts, web.address_of(bound))):
                 await nearline.run(stop)
-            finally:
-                lease.cancel()
-                await asyncio.gather(lease, return_exceptions=True)
     finally:
         ended.set()
         await serving

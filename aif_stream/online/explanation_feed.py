@@ -15,7 +15,7 @@ from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.index.connection import open_redis
 from aif_stream.index.explanations import ExplanationStore, StoredEvent, StoredExplanation
 from aif_stream.settings import Settings
-from aif_stream.telemetry import EXPLANATIONS, kv
+from aif_stream.telemetry import EXPLAIN_SUBSCRIBERS, EXPLANATIONS, kv
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class ExplanationFeed:
         """
         changed = asyncio.Event()
         self._waiting.setdefault(name, set()).add(changed)
+        EXPLAIN_SUBSCRIBERS.inc()
         self._follow()
         silent_s = 0.0
         try:
@@ -113,6 +114,7 @@ class ExplanationFeed:
             waiting.discard(changed)
             if not waiting:
                 del self._waiting[name]
+            EXPLAIN_SUBSCRIBERS.inc(-1)
 
     def _follow(self) -> None:
         if self._task is None or self._task.done():

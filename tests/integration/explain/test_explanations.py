@@ -209,6 +209,11 @@ async def test_a_flood_from_one_client_is_429_and_says_when_to_come_back(stack: 
         statuses = [status for status, _ in replies]
         assert statuses.count(404) == 2
         assert statuses.count(429) == 6
+        async with flooded.client.session.post(
+            f"{flooded.client.url}/v1/explanations", json={"request_id": "r", "item_id": "1"}
+        ) as reply:
+            assert (reply.status, reply.content_type) == (429, "application/problem+json")
+            assert int(reply.headers["retry-after"]) >= 1
 
 
 async def test_the_score_of_a_retired_version_is_409(stack: Stack) -> None:
@@ -223,3 +228,16 @@ async def test_the_score_of_a_retired_version_is_409(stack: Stack) -> None:
 
         await eventually(refused, what="the retirement is known")
         await publish_version(producer, msgspec.structs.replace(record, activation=record.activation + 1))
+
+
+async def test_an_open_explanation_whose_version_is_retired_meanwhile_fails_and_says_so(stack: Stack) -> None:
+    answer = await stack.client.rank("ann", candidates=IDS, k=5, explain=True)
+    name = (await stack.ask(answer["request_id"], answer["items"][3]["item_id"]))["explanation_id"]
+    record = (await read_versions(stack.settings)).records[answer["model_version"]]
+    async with Producer(stack.settings, "test") as producer:
+        await publish_version(producer, msgspec.structs.replace(record, state=VersionState.RETIRED))
+        async with worker(stack.settings):  # it begins by reading all that was said of versions
+            ended = await stack.ended(name)
+        await publish_version(producer, msgspec.structs.replace(record, activation=record.activation + 2))
+    assert (ended["state"], ended["stages"]) == ("failed", {})
+    assert f"version {answer['model_version']} is retired" in ended["reason"]
