@@ -1,4 +1,4 @@
-"""Two clocks: wall time for stamps that leave the process, monotonic time for durations."""
+"""Three clocks: wall time for stamps that leave the process, monotonic time for durations, CPU time for costs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def monotonic_s() -> float:
 def elapsed_ms(since_s: float) -> float:
     """Milliseconds since a ``monotonic_s`` reading."""
     return (time.monotonic() - since_s) * 1000.0
+
+
+def cpu_ms() -> float:
+    """Milliseconds of CPU that this process has spent, all threads together; only differences mean anything."""
+    return time.process_time_ns() / 1e6
 
 
 def to_rfc3339(ms: int) -> str:

@@ -154,7 +154,7 @@ def again(ctx: click.Context) -> None:
 @click.option("--selection", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_selection.json")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "five_seeds_times.json")
 def times(selection: Path, out: Path) -> None:
-    """Online milliseconds at B = 10,000 and L = 1,000, one thread; weights do not matter to them."""
+    """CPU milliseconds online at B = 10,000 and L = 1,000, one thread; weights do not matter to them."""
     chosen = json.loads(selection.read_text())["summary"]["chosen"]
     data = open_data(DATA.format(seed=0))
     wanted = models(CANDIDATES[chosen], plain=False)

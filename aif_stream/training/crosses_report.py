@@ -14,7 +14,7 @@ def crosses_report(found: Mapping[str, Any]) -> Report:
     fills, hits = found["fill"], found["hits"]
     plots = [
         _fill(fills, "bytes", "Memory of a user side", "KiB", 1024),
-        _fill(fills, "ms", "Time to fill a user side", "ms", 1),
+        _fill(fills, "ms", "Time to fill a user side", "CPU ms, one thread", 1),
         *[_hits(hits, megabytes) for megabytes in dict.fromkeys(hit["cache_mb"] for hit in hits)],
     ]
     fill_rows = [

@@ -12,8 +12,8 @@ from aif_stream.training.summary import INTERVALS, Records, between, means, show
 Line = Mapping[str, Any]
 
 _COST: Final = (
-    "ms / 10k: measured milliseconds from user side and rows to 10,000 scores, history of 1,000, in this process beside"
-    " whatever else the machine did; MFLOP / 10k: counted, without popcounts."
+    "ms / 10k: measured CPU milliseconds of one thread from user side and rows to 10,000 scores, history of 1,000;"
+    " MFLOP / 10k: counted, without popcounts."
 )
 
 
@@ -122,7 +122,7 @@ def _rungs(name: str, title: str, y: str, lines: Sequence[Line], ticks: Sequence
 def _costs(name: str, title: str, lines: Sequence[Line], ticks: Sequence[tuple[float, str]]) -> Plot:
     found = [(at, line["online_ms_per_10k"]) for (at, _), line in zip(ticks, lines, strict=True)]
     points = [Point(at, ms, ms, ms) for at, ms in found]
-    y = "measured ms per 10,000 candidates, history of 1,000"
+    y = "measured CPU ms per 10,000 candidates, history of 1,000"
     return Plot(name, title, "", y, [Series(y, points, line=False)], "log10", ticks, across=True)
 
 
@@ -176,7 +176,7 @@ def _frontier_place(line: Line) -> tuple[str, str]:
 def _frontiers(lines: Sequence[Line]) -> list[Plot]:
     """GAUC against measured time and against counted operations."""
     plots = []
-    axes = (("online_ms_per_10k", "ms", "measured ms"), ("online_mflop_per_10k", "mflop", "counted MFLOP"))
+    axes = (("online_ms_per_10k", "ms", "measured CPU ms"), ("online_mflop_per_10k", "mflop", "counted MFLOP"))
     for key, name, words in axes:
         series: dict[str, list[Point]] = {}
         for line in lines:
