@@ -33,8 +33,9 @@ def evaluate(artefact: Path, data: str, against: tuple[Path, ...], as_json: bool
     """Judge the version in ARTEFACT on the test part (the newest tenth) of DATA, beside simple baselines.
 
     Values carry 95 % bootstrap intervals over users; with --against also the paired difference of each further model
-    to the first. The cost is CPU time of one thread at 10,000 candidates, history 1,000. Served against trained: the split
-    form on float32 rows, on the served 16-bit rows, and with bfloat16 products, against the joint form in float32.
+    to the first. The cost is CPU time of one thread at 10,000 candidates and a history of 1,000. Served against
+    trained: the split form on float32 rows, on the served 16-bit rows, and with bfloat16 products, against the joint
+    form in float32.
     """
     from rich.console import Console
 
