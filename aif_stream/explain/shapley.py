@@ -11,13 +11,14 @@ Permutation estimator: Castro, Gómez, Tejada 2009; antithetic pairs: Mitchell, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.row import HAS_CONTENT
+from aif_stream.explain.bars import half_widths, rounds_for
 from aif_stream.explain.case import Case
 from aif_stream.model.config import Kind, Part
 from aif_stream.model.split import UserSide
@@ -25,14 +26,10 @@ from aif_stream.model.split import UserSide
 F64 = NDArray[np.float64]
 
 _OTHERS: Final = 8  # items that stand in for an absent block
-# Of one pair per other item: 64 samples. With 4 rounds, and a mean of standard deviations instead of variances, only
-# 92 % of the values lay within their 95 % bars (experiments/explain_exactness.py).
-_ROUNDS_MIN: Final = 8
+# Rounds of one antithetic pair per other item. The first ones decide how many there will be (bars.py).
+_PILOT: Final = 8
 _ROUNDS_MAX: Final = 24
-_PRECISE: Final = 0.02  # stop when the widest bar is below this share of the difference that is explained
-# Student's t at 56 degrees of freedom is 2.00; with that 94.2 % of 569 values lay within, because rounds stop when the
-# bars look small.
-_Z95: Final = 2.2
+_PRECISE: Final = 0.02  # the widest bar, as a share of the difference that is explained
 
 
 class Player(NamedTuple):
@@ -43,8 +40,8 @@ class Player(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Values (P) in logits with half-widths of 95 % intervals (P); ``baseline`` v(nobody); ``evaluations`` of the
-    model, each distinct one once; ``done`` 0 … 1."""
+    """Values (P) in logits with half-widths (P) that hold the exact ones, all at once, in at least 95 % of cases;
+    ``baseline`` v(nobody); ``evaluations`` of the model, each distinct one once; ``done`` 0 … 1."""
 
     players: list[Player]
     values: F64
@@ -76,6 +73,16 @@ class Game:
     @property
     def evaluations(self) -> int:
         return len(self._known)
+
+    @property
+    def baseline(self) -> float:
+        """v(nobody), once it has been evaluated with every other item."""
+        return float(np.mean([self._known[0, other] for other in range(len(self.others))]))
+
+    @property
+    def total(self) -> float:
+        """v(all): the same with whichever other item."""
+        return self._known[(1 << len(self.players)) - 1, 0]
 
     def value(self, coalition: int, other: int) -> float:
         return self._known[coalition, other]
@@ -152,21 +159,18 @@ def shapley(case: Case, seed: int = 0) -> Iterator[Estimate]:
     game = Game(case)
     P, R = len(game.players), len(game.others)
     random = np.random.default_rng(seed)
-    samples: list[F64] = []
-    while True:
+    rounds: list[F64] = []
+    needed = _ROUNDS_MAX
+    while len(rounds) < needed:
         orders = [(random.permutation(P), other) for other in range(R)]
         pairs = [(walk, other) for order, other in orders for walk in (order, order[::-1])]
         game.evaluate({(mask, other) for walk, other in pairs for mask in _masks(walk)})
         marginals = [_marginals(game, walk, other) for walk, other in pairs]
-        samples += [(a + b) / 2 for a, b in zip(marginals[0::2], marginals[1::2], strict=True)]
-        estimate = _estimate(game, np.array(samples), R)
-        rounds = len(samples) // R
-        enough = rounds >= _ROUNDS_MIN and (
-            rounds >= _ROUNDS_MAX or estimate.bars.max() <= _PRECISE * abs(estimate.total - estimate.baseline)
-        )
-        yield estimate if not enough else _finished(estimate)
-        if enough:
-            return
+        rounds.append(np.array([(a + b) / 2 for a, b in zip(marginals[0::2], marginals[1::2], strict=True)]))
+        samples = np.array(rounds)  # (rounds, R, P)
+        if len(rounds) == _PILOT:
+            needed = rounds_for(samples, _PRECISE * abs(game.total - game.baseline), _ROUNDS_MAX)
+        yield _estimate(game, samples, len(rounds) / needed)
 
 
 def _masks(walk: NDArray[np.int64]) -> list[int]:
@@ -183,26 +187,19 @@ def _marginals(game: Game, walk: NDArray[np.int64], other: int) -> F64:
     return found
 
 
-def _estimate(game: Game, samples: F64, others: int) -> Estimate:
-    count, P = samples.shape
-    full = (1 << P) - 1
-    rounds = count // others
-    # Every other item has as many samples as any: what they differ by is no error, so the spread is taken within each.
-    within = samples.reshape(rounds, others, P).var(axis=0, ddof=1).mean(axis=0) if rounds > 1 else samples.var(axis=0)
+def _estimate(game: Game, samples: F64, done: float) -> Estimate:
+    """``samples`` (rounds, others, P). Every other item has as many samples as any: what they differ by is no error."""
+    rounds, others, _ = samples.shape
     return Estimate(
         players=game.players,
-        values=samples.mean(axis=0),
-        bars=_Z95 * np.sqrt(within / count),
-        baseline=float(np.mean([game.value(0, other) for other in range(others)])),
-        total=game.value(full, 0),
-        permutations=2 * count,
+        values=samples.mean(axis=(0, 1)),
+        bars=half_widths(samples),
+        baseline=game.baseline,
+        total=game.total,
+        permutations=2 * rounds * others,
         evaluations=game.evaluations,
-        done=min(0.95, rounds / _ROUNDS_MAX),
+        done=done,
     )
-
-
-def _finished(estimate: Estimate) -> Estimate:
-    return replace(estimate, done=1.0)
 
 
 def enumerated(case: Case) -> tuple[list[Player], F64]:
@@ -235,7 +232,7 @@ def shapley_stage(estimate: Estimate) -> dict[str, Any]:
             {"name": estimate.players[n].name, "effect": float(estimate.values[n]), "bar": float(estimate.bars[n])}
             for n in order
         ],
-        "bars": "half-width of a 95 % interval",
+        "bars": "half-widths: all of them at once hold the exact values in at least 95 % of explanations",
         "residual": estimate.residual,
         "permutations": estimate.permutations,
         "evaluations": estimate.evaluations,
