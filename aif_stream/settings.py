@@ -120,6 +120,10 @@ class Settings:
     explain_deadline_ms: float = _setting(600_000.0, "an explanation without a deadline of its own has this one", low=1)
     explain_max: int = _setting(20, "most explanations that one rank request may start", low=0)
     explain_client_rate: float = _setting(50.0, "explanations/s one client may ask for; twice that at once", low=0.01)
+    explain_near_bound: float = _setting(
+        0.1, "the near cache switches itself off when its mean disagreement passes this; 0: it is not used", low=0
+    )
+    explain_near_check: float = _setting(0.1, "share of near hits that are computed all the same and compared", low=0)
     explain_port: int = _setting(8084, "port of /metrics and /readyz of aif explain; 0: a free one", low=0)
     explain_nice: int = _setting(19, "OS niceness of aif explain (19: it only takes what others leave)", low=0)
 

@@ -94,7 +94,9 @@ ROWS_INVALID = Counter("aif_rows_invalid_total", "Rows marked invalid: features 
 
 EXPLAIN_FACTS = Counter("aif_explain_facts_total", "Facts of answers: kept, evicted, or not kept and why", ["outcome"])
 EXPLANATIONS = Counter(
-    "aif_explanations_total", "Explanations that ended, by final state and cache (none, exact)", ["state", "cache"]
+    "aif_explanations_total",
+    "Explanations that ended, by final state and cache (none, exact, near)",
+    ["state", "cache"],
 )
 EXPLANATION_GAP = Histogram(
     "aif_explanation_gap_seconds",
@@ -119,6 +121,10 @@ EXPLAIN_WORKERS = Gauge(
     "aif_explanation_workers", "aif explain processes: there, and needed to close the gap (NaN: unknown)", ["which"]
 )
 EXPLAIN_SUBSCRIBERS = Gauge("aif_explanation_subscribers", "Streams (SSE, WebSocket) open at this server")
+EXPLAIN_NEAR = Counter("aif_explain_near_total", "Near cache: hit, miss, compared, off", ["outcome"])
+EXPLAIN_NEAR_DISAGREEMENT = Gauge(
+    "aif_explain_near_disagreement_ratio", "Share of the effects that was elsewhere, mean of the last comparisons"
+)
 EXPLAIN_GATE = Counter("aif_explain_gate_seconds_total", "Time that explanations stood back for live traffic")
 
 

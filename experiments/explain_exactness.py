@@ -22,7 +22,7 @@ import numpy as np
 from aif_stream.explain.case import open_case
 from aif_stream.explain.counterfactual import counterfactual
 from aif_stream.explain.native import native
-from aif_stream.explain.shapley import enumerated, shapley
+from aif_stream.explain.shapley import Game, enumerated, shapley
 from tests.explain_builders import make_facts
 from tests.model_builders import VARIANTS, small_version
 
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
             return found
 
         timed("native", lambda: native(case, {}))  # noqa: B023  # called at once
-        *_, estimate = timed("shapley", lambda: list(shapley(case, number)))  # noqa: B023
+        *_, estimate = timed("shapley", lambda: list(shapley(Game(case), number)))  # noqa: B023
         timed("counterfactual", lambda: counterfactual(case, {}))  # noqa: B023
         _, exact = timed("enumeration", lambda: enumerated(case))  # noqa: B023
         within = np.abs(estimate.values - exact) <= estimate.bars + 1e-6

@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
-from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -35,9 +34,11 @@ from aif_stream.errors import IndexUnavailable, Unexplainable
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual
+from aif_stream.explain.digest import facts_digest
 from aif_stream.explain.native import native
+from aif_stream.explain.near import Near, near_digest
 from aif_stream.explain.pace import Pace
-from aif_stream.explain.shapley import shapley, shapley_stage
+from aif_stream.explain.shapley import Game, shapley, shapley_stage
 from aif_stream.explain.versions import Versions
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.store import N2OStore
@@ -75,6 +76,7 @@ class Desk:
         bench: Bench,
         producer: Producer,
         pace: Pace,
+        near: Near,
     ) -> None:
         self._store = store
         self._items = items
@@ -82,6 +84,7 @@ class Desk:
         self._bench = bench
         self._producer = producer
         self._pace = pace
+        self._near = near
 
     async def do(self, task: ExplanationTask) -> End:
         """Carry one task to its end, or find that it has one. Cancelled: the work is handed back.
@@ -128,7 +131,7 @@ class Desk:
     async def _explain(self, job: _Job) -> None:
         task = job.task
         facts = await self._facts(task)
-        digest = _digest(facts, task)
+        digest = facts_digest(facts, task)
         cached = await self._store.cached(digest)
         if cached is not None:
             stages: dict[str, Any] = {name: bytes(raw) for name, raw in msgspec.json.decode(cached, type=_RAW).items()}
@@ -136,9 +139,11 @@ class Desk:
                 await job.stage(Stage(name), data)
         else:
             stages = await self._compute(job, facts)
-            await self._store.cache(digest, orjson.dumps({name: orjson.Fragment(raw) for name, raw in stages.items()}))
+            if not job.near:  # what a like user's stands in for is computed when it is asked for again
+                whole = orjson.dumps({name: orjson.Fragment(raw) for name, raw in stages.items()})
+                await self._store.cache(digest, whole)
         await self._publish(task, job.attempt, State.COMPLETE, stages, "")
-        hit = "none" if cached is None else "exact"
+        hit = "exact" if cached is not None else "near" if job.near else "none"
         await job.tell(Told(Action.FINISH, attempt=job.attempt, to=State.COMPLETE), {"cache": hit.encode()})
         EXPLANATIONS.labels(state=State.COMPLETE, cache=hit).inc()
         self._pace.explained(task.priority, _waited_s(task))
@@ -161,14 +166,25 @@ class Desk:
         return stages
 
     async def _shapley(self, job: _Job, case: Case) -> dict[str, Any]:
-        rounds = shapley(case)
-        last = None
-        while (estimate := await self._bench.run(job.task.priority, lambda: next(rounds, None))) is not None:
+        """The refined stage: a like user's where that is trusted, else computed."""
+        priority, version, game = job.task.priority, case.version.name, Game(case)
+        hit = None
+        if self._near.used:
+            digest = await self._bench.run(priority, lambda: near_digest(game))
+            hit = await self._near.look(version, digest, case.recomputed)
+            if hit.tell and hit.stage is not None:
+                job.near = True
+                return hit.stage
+        rounds, last = shapley(game), None
+        while (estimate := await self._bench.run(priority, lambda: next(rounds, None))) is not None:
             job.check()
             last = estimate
             job.progress = f"{Stage.SHAPLEY} {estimate.done:.2f}"
         assert last is not None  # noqa: S101  # there is a first round
-        return shapley_stage(last)
+        found = shapley_stage(last)
+        if hit is not None:
+            await self._near.computed(version, hit, found)
+        return found
 
     async def _facts(self, task: ExplanationTask) -> Facts:
         value, known = await self._store.facts(task.request_id)
@@ -219,6 +235,7 @@ class _Job:
         self.task = task
         self.attempt = attempt
         self.progress = ""
+        self.near = False  # a part of it is a like user's
         self._lost = False
 
     def check(self) -> None:
@@ -272,20 +289,3 @@ class _Job:
 
 def _waited_s(task: ExplanationTask) -> float:
     return max(0.0, (now_ms() - max(task.asked_ms, task.answered_ms)) / 1000.0)
-
-
-def _digest(facts: Facts, task: ExplanationTask) -> str:
-    """Everything that the result follows from: version, user, rows, the answer's scores, item and method."""
-    head = facts.head
-    digest = blake2b(digest_size=16)
-    items = [(item.item_id, item.score) for item in head.items]
-    for part in (
-        msgspec.json.encode([head.version, head.attributes, head.k, items, head.cut, task.item_id, task.method]),
-        facts.entries.tobytes(),
-        facts.newest.tobytes(),
-        facts.history_rows,
-        facts.item_rows,
-    ):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()

@@ -154,9 +154,8 @@ def players_of(case: Case) -> list[Player]:
     return found
 
 
-def shapley(case: Case, seed: int = 0) -> Iterator[Estimate]:
+def shapley(game: Game, seed: int = 0) -> Iterator[Estimate]:
     """Ever better estimates, one per round; the last one is the result. Repeatable: the seed decides."""
-    game = Game(case)
     P, R = len(game.players), len(game.others)
     random = np.random.default_rng(seed)
     rounds: list[F64] = []

@@ -28,6 +28,7 @@ from aif_stream.errors import AifError, BadEvent, BusUnavailable, IndexRefused, 
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.gate import Gate
 from aif_stream.explain.job import LEASE_MS, Desk, End
+from aif_stream.explain.near import OFF_S, WINDOW, Near
 from aif_stream.explain.offsets import Offsets
 from aif_stream.explain.pace import Pace
 from aif_stream.explain.queues import Queues, Waiting
@@ -36,6 +37,7 @@ from aif_stream.index.connection import open_redis
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import LeaseBook
+from aif_stream.index.near_cache import NearStore
 from aif_stream.index.store import N2OStore
 from aif_stream.settings import Settings
 from aif_stream.telemetry import DEAD_LETTERS as PUT_ASIDE
@@ -228,6 +230,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[tuple[ExplainWorker, 
             bench=bench,
             producer=producer,
             pace=pace,
+            near=Near(
+                NearStore(redis, keep_s=settings.explain_facts_s, off_s=OFF_S, window=WINDOW),
+                bound=settings.explain_near_bound,
+                check=settings.explain_near_check,
+            ),
         )
         consumers, offsets = {}, {}
         for priority, (group, topic) in zip(Priority, EXPLAIN_GROUPS.items(), strict=True):

@@ -18,6 +18,9 @@
     {xf:<request id>}:k      string  "1": facts were kept once; outlives them, so that "expired" is told from "unknown"
     aif:explain:wake         stream  ids of explanations that changed, a hint for servers; only the newest few thousand
     aif:explain:cache:<h>    string  stages of an explanation by the hash of all that they follow from
+    aif:explain:near:<v>:<h>     string  its refined stage by item row and quantised user, for like users
+    aif:explain:near-window:<v>  list    how far such stages were off when they were computed all the same
+    aif:explain:near-off:<v>     string  "1": that was too far; until it expires nothing of them is used
 
 None of the others expires. Items, rows and profiles are the projection of compacted topics: they live until a removal
 (whose tombstone is purged after ``tombstone_keep_h``) or the retirement of a version. Histories are bounded
@@ -127,6 +130,18 @@ def facts_known_key(request_id: str) -> bytes:
 
 def explanation_cache_key(digest: str) -> bytes:
     return b"aif:explain:cache:%s" % digest.encode()
+
+
+def near_stage_key(version: str, digest: str) -> bytes:
+    return b"aif:explain:near:%s:%s" % (version.encode(), digest.encode())
+
+
+def near_window_key(version: str) -> bytes:
+    return b"aif:explain:near-window:%s" % version.encode()
+
+
+def near_off_key(version: str) -> bytes:
+    return b"aif:explain:near-off:%s" % version.encode()
 
 
 EXPLANATION_WAKE_KEY: Final = b"aif:explain:wake"

@@ -12,7 +12,7 @@ from aif_stream.errors import Unexplainable
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual
 from aif_stream.explain.native import left_out, native, nearest
-from aif_stream.explain.shapley import enumerated, shapley
+from aif_stream.explain.shapley import Game, enumerated, shapley
 from aif_stream.model.attribution import _terms
 from aif_stream.model.config import Kind
 from tests.explain_builders import make_facts
@@ -65,7 +65,7 @@ def test_every_served_model_and_user_is_explained(kind: Kind, history: int) -> N
         assert len(stage["behaviors"]) == min(history, 24)
     else:
         assert stage["behaviors"] == stage["attention"] == []
-    assert np.isfinite([*shapley(case)][-1].values).all()
+    assert np.isfinite([*shapley(Game(case))][-1].values).all()
     assert counterfactual(case, {})["possible"]
 
 
@@ -84,7 +84,7 @@ def test_estimated_values_meet_full_enumeration_within_their_bars_and_add_up() -
     inside = total = 0
     for seed in range(12):
         case = case_of(seed=seed, place=seed % 10)
-        *_, estimate = shapley(case, seed)
+        *_, estimate = shapley(Game(case), seed)
         players, exact = enumerated(case)
         assert [p.name for p in players] == [p.name for p in estimate.players]
         assert exact.sum() == pytest.approx(estimate.total - estimate.baseline, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Our exact Shapley values are those that `shap` found of the same functions (experiments/explain_shap.py --fixture)."""
+"""Our exact Shapley values are those that `shap` found of the same functions (made: experiments/explain_shap.py)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ CASES = json.loads((Path(__file__).parent / "shap_values.json").read_text(encodi
 
 @pytest.mark.parametrize("theirs", CASES, ids=[case["variant"] or "plain" for case in CASES])
 def test_enumeration_is_what_shap_finds(theirs: dict[str, Any]) -> None:
-    variant, case = case_of(theirs["number"])
-    assert variant == theirs["variant"]
-    players, values = enumerated(case)
+    players, values = enumerated(case_of(theirs["number"], theirs["variant"]))
     ours = {player.name: value for player, value in zip(players, values, strict=True)}
     # Weights are drawn anew here; sums in another order are another CPU's.
     assert ours == pytest.approx(theirs["values"], abs=2e-4)
