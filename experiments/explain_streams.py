@@ -32,6 +32,8 @@ import aiohttp
 from experiments.explain_system import FINAL, Asker, System, aif_up, cpu_s, machine, resident_mb
 
 _CHUNK_BYTES = 1_024
+# A stage is one event of up to some 20 KB (a history of 100); less than that, and it never comes through.
+_MOST_BYTES = 40_000
 _AT_ONCE = 12
 _WITHIN_S = 900.0
 
@@ -114,7 +116,7 @@ async def follow(asker: Asker, name: str, way: str) -> list[str]:
 async def cut_apart(options: argparse.Namespace, system: System, way: str) -> dict[str, Any]:
     """Subscribers over a cutting proxy, until it has cut often enough."""
     direct = Asker(system.http, system.url)
-    cutter = Cutter(int(system.addresses["serve_port"]), most_bytes=6_000, most_s=2.0)
+    cutter = Cutter(int(system.addresses["serve_port"]), most_bytes=_MOST_BYTES, most_s=2.0)
     found = {"explanations": 0, "events": 0, "missing": 0, "twice": 0, "out_of_order": 0}
 
     async def one(user: int) -> None:
