@@ -9,7 +9,9 @@ setup(
     ext_modules=[
         Extension(
             "aif_stream.kernels._native",
-            sources=[f"aif_stream/kernels/{name}.c" for name in ("gather", "score", "slots", "tiers")],
+            sources=[
+                f"aif_stream/kernels/{name}.c" for name in ("distinct", "gather", "ranking", "score", "slots", "tiers")
+            ],
             depends=["aif_stream/kernels/score.h", "aif_stream/kernels/score_level.h"],
             # No -march: tiers.c and score.c choose their instructions at run time. Products are fused into sums where
             # the instructions have that (c11 alone would forbid it).

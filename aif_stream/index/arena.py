@@ -70,6 +70,11 @@ class Arena:
         return self._top
 
     @property
+    def matrix(self) -> NDArray[np.uint8]:
+        """The rows as bytes (capacity, row bytes)."""
+        return self._matrix
+
+    @property
     def nbytes(self) -> int:
         """Memory touched so far (rows and keys), an upper bound."""
         return self._top * (self.layout.dtype.itemsize + 8)

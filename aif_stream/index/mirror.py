@@ -25,6 +25,7 @@ from aif_stream.errors import BadEvent, IndexRefused
 from aif_stream.index.arena import Arena, Slots
 from aif_stream.index.changelog import LIVE, ChangeHead, decode_head, decode_rows
 from aif_stream.index.store import N2OStore
+from aif_stream.kernels.score import Stored
 from aif_stream.kernels.slots import SlotTable
 from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv
 
@@ -239,6 +240,11 @@ class View:
     def lookup(self, keys: Keys) -> Slots:
         """Slots i32 (B) of keys u64 (B); −1 where unknown. Valid until the view ends."""
         return self._table.lookup(keys)
+
+    @property
+    def stored(self) -> Stored:
+        """Where the rows lie, for kernels that read them in place; valid until the view ends."""
+        return Stored(self._table, self._arena.matrix)
 
     def gather(self, slots: Slots) -> Rows:
         """Rows (B) of slots (B), copied; zeros for −1."""

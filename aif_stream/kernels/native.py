@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aif_stream.telemetry import kv
 
-_ABI = 2  # tiers.c says the same; raised when a C signature changes
+_ABI = 3  # tiers.c says the same; raised when a C signature changes
 
 _pointer = ctypes.c_void_p
 _i64 = ctypes.c_int64
@@ -36,8 +36,9 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the
-    GIL for each call."""
+    """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the GIL for each call but
+    ``distinct`` and ``rank``: they take a tenth of a millisecond, and whoever gives the GIL away beside a busy thread
+    waits up to the switch interval (0.5 ms in a server) to have it back."""
 
     level: Level
     slots_lookup: Callable[..., object]
@@ -47,7 +48,10 @@ class Native:
     tiers: Callable[..., object]
     gather: Callable[..., int]
     score: Callable[..., object]
+    score_keys: Callable[..., object]
     score_scratch: Callable[..., int]
+    distinct: Callable[..., int]
+    rank: Callable[..., int]
     has_bf16: bool
 
 
@@ -62,7 +66,7 @@ def library() -> Native | None:
         _log.warning(kv("kernels.on_numpy", reason="not built", mend="install with a C compiler present"))
         return None
     try:
-        return _bind(ctypes.CDLL(str(path)))
+        return _bind(ctypes.CDLL(str(path)), ctypes.PyDLL(str(path)))
     except (OSError, AttributeError) as error:
         _log.warning(kv("kernels.on_numpy", reason=str(error), file=path.name, mend="build it again"))
         return None
@@ -114,13 +118,16 @@ def address(array: NDArray[np.generic]) -> int:
     return int(array.ctypes.data)
 
 
-def _bind(lib: ctypes.CDLL) -> Native:
+def _bind(lib: ctypes.CDLL, held: ctypes.PyDLL) -> Native:
+    """``held``: the same library, called without giving the GIL away."""
     abi = lib.aif_abi()
     if abi != _ABI:
         raise OSError(f"library has interface {abi}, expected {_ABI}")
 
-    def function(name: str, result: type[ctypes.c_int64] | None, *arguments: type) -> Callable[..., int]:
-        found = getattr(lib, name)
+    def function(
+        name: str, result: type[ctypes.c_int64] | None, *arguments: type, of: ctypes.CDLL = lib
+    ) -> Callable[..., int]:
+        found = getattr(of, name)
         found.restype, found.argtypes = result, arguments
         bound: Callable[..., int] = found
         return bound
@@ -142,6 +149,9 @@ def _bind(lib: ctypes.CDLL) -> Native:
         ),
         gather=function("aif_gather", _i64, _pointer, _i64, _i64, _pointer, _i64, _pointer),
         score=function("aif_score", None, _int, _int, *[_pointer] * 3, _i64, *[_pointer] * 2),
+        score_keys=function("aif_score_keys", None, _int, _int, *[_pointer] * 4, _i64, *[_pointer] * 5),
         score_scratch=function("aif_score_scratch", _i64, _pointer),
+        distinct=function("aif_distinct", _i64, _pointer, _u64, _u64, _pointer, _i64, _i64, *[_pointer] * 2, of=held),
+        rank=function("aif_rank", _i64, *[_pointer] * 3, _i64, _i64, *[_pointer] * 3, of=held),
         has_bf16=bool(lib.aif_has_bf16()),
     )

@@ -3,11 +3,13 @@
  * 64 rows at a time stay in L1 from the row's halves to the logit: h_i and the bag's rows are summed, the tiers are
  * counted (tiers.c), the first layer's product is added, layer norm, the head. Nothing of the size of the batch is
  * written but the scores. */
+#define _POSIX_C_SOURCE 199309L
 #include "score.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 
 #define INLINE inline __attribute__((always_inline))
 #define VALID 1
@@ -160,10 +162,14 @@ static void pair_rows(const float *matrix, int64_t k, int64_t columns, uint32_t 
                                          rounded_bf16(matrix[(i + 1) * columns + j]) << 16;
 }
 
+/* Floats that hold a block of rows, the last ones of the scratch memory. */
+static int64_t block_floats(const struct aif_scorer *m) { return BLOCK * (m->row_bytes + 3) / 4; }
+
 /* Floats of scratch memory that one call needs. */
 int64_t aif_score_scratch(const struct aif_scorer *m) {
     const int64_t wide = m->width > m->Hp ? m->width : m->Hp;
-    return BLOCK * (m->width + m->Hp + m->Fp) + BLOCK * wide / 2 + m->width / 2 * m->Hp + m->Hp / 2 * m->Fp;
+    return BLOCK * (m->width + m->Hp + m->Fp) + BLOCK * wide / 2 + m->width / 2 * m->Hp + m->Hp / 2 * m->Fp +
+           block_floats(m);
 }
 
 static struct work work_of(const struct aif_scorer *m, const struct aif_user *u, int bf16, float *scratch) {
@@ -195,6 +201,27 @@ static void tier_columns(int level, const struct aif_scorer *m, const struct aif
     }
 }
 
+/* One block of at most BLOCK rows side by side. */
+static void score_block(int level, const struct aif_scorer *m, const struct aif_user *u, const uint8_t *block,
+                        int64_t some, const struct work *work, float *scores) {
+    tier_columns(level, m, u, block, some, work->x);
+    switch (level) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    case 2:
+        block_avx512(m, u, block, some, work, scores);
+        break;
+    case 1:
+        block_avx2(m, u, block, some, work, scores);
+        break;
+#endif
+    default:
+        block_portable(m, u, block, some, work, scores);
+    }
+    for (int64_t i = 0; i < some; i++)
+        if ((block[i * m->row_bytes + m->at_flags] & (VALID | TOMBSTONE)) != VALID)
+            scores[i] = -INFINITY;
+}
+
 /* rows [n][row_bytes] -> scores [n], -inf where a row is not valid. level must not exceed aif_level(); bf16 only where
  * aif_has_bf16() and level 2. scratch: aif_score_scratch() floats of the caller's, not shared between threads. */
 void aif_score(int level, int bf16, const struct aif_scorer *m, const struct aif_user *u, const uint8_t *rows,
@@ -202,22 +229,57 @@ void aif_score(int level, int bf16, const struct aif_scorer *m, const struct aif
     const struct work work = work_of(m, u, bf16, scratch);
     for (int64_t first = 0; first < n; first += BLOCK) {
         const int64_t some = n - first < BLOCK ? n - first : BLOCK;
-        const uint8_t *block = rows + first * m->row_bytes;
-        tier_columns(level, m, u, block, some, work.x);
-        switch (level) {
-#if defined(__x86_64__) && defined(__GNUC__)
-        case 2:
-            block_avx512(m, u, block, some, &work, scores + first);
+        score_block(level, m, u, rows + first * m->row_bytes, some, &work, scores + first);
+    }
+}
+
+static int64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static uint64_t u64_at(const uint8_t *p) {
+    uint64_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+/* Join and score without writing the rows down: keys [n] -> slots [n] -> scores [n], a block of rows at a time copied
+ * into this thread's scratch. computed [n]: when each row was computed, 0 for an unknown key. Stops after the lookup
+ * when a key is unknown and stop_if_unknown, and between two blocks when the deadline is past (scores beyond `done`
+ * are -inf). The caller keeps slots in place meanwhile (mirror epochs). */
+void aif_score_keys(int level, int bf16, const struct aif_scorer *m, const struct aif_user *u,
+                    const struct aif_stored *stored, const uint64_t *keys, int64_t n, float *scratch, int32_t *slots,
+                    float *scores, uint64_t *computed, struct aif_joined *joined) {
+    const int64_t begin_ns = clock_ns();
+    aif_slots_lookup(stored->table, stored->mask, keys, n, slots);
+    *joined = (struct aif_joined){0, 0, 0, 0};
+    for (int64_t i = 0; i < n; i++)
+        joined->unknown += slots[i] < 0;
+    joined->join_ns = clock_ns() - begin_ns;
+    if (joined->unknown && stored->stop_if_unknown)
+        return;
+    const struct work work = work_of(m, u, bf16, scratch);
+    uint8_t *const block = (uint8_t *)(scratch + aif_score_scratch(m) - block_floats(m));
+    while (joined->done < n) {
+        const int64_t first = joined->done, some = n - first < BLOCK ? n - first : BLOCK;
+        const int64_t now_ns = clock_ns();
+        if (now_ns >= stored->due_ns)
             break;
-        case 1:
-            block_avx2(m, u, block, some, &work, scores + first);
-            break;
-#endif
-        default:
-            block_portable(m, u, block, some, &work, scores + first);
+        aif_gather(stored->arena, stored->rows, m->row_bytes, slots + first, some, block);
+        for (int64_t i = 0; i < some; i++) {
+            const uint8_t *row = block + i * m->row_bytes;
+            const uint64_t event_ms = u64_at(row + stored->at_event);
+            computed[first + i] = u64_at(row + stored->at_computed);
+            joined->newest_ms = event_ms > joined->newest_ms ? event_ms : joined->newest_ms;
         }
-        for (int64_t i = 0; i < some; i++)
-            if ((block[i * m->row_bytes + m->at_flags] & (VALID | TOMBSTONE)) != VALID)
-                scores[first + i] = -INFINITY;
+        joined->join_ns += clock_ns() - now_ns;
+        score_block(level, m, u, block, some, &work, scores + first);
+        joined->done += some;
+    }
+    for (int64_t i = joined->done; i < n; i++) {
+        scores[i] = -INFINITY;
+        computed[i] = 0;
     }
 }

@@ -35,6 +35,27 @@ struct aif_user {
     int64_t n_history[MAX_GROUPS];
 };
 
+/* Where rows lie: a slot table and its arena (slots.c, gather.c), and where two stamps stand in a row. */
+struct aif_stored {
+    const void *table;
+    uint64_t mask;
+    const uint8_t *arena;
+    int64_t rows; /* of the arena */
+    int64_t at_event, at_computed;
+    int64_t due_ns; /* CLOCK_MONOTONIC */
+    int64_t stop_if_unknown;
+};
+
+struct aif_joined {
+    int64_t done;    /* rows that were scored */
+    int64_t unknown; /* keys without a slot */
+    int64_t join_ns; /* of the call: lookup and copies */
+    uint64_t newest_ms;
+};
+
+int64_t aif_gather(const uint8_t *arena, int64_t n_rows, int64_t row_bytes, const int32_t *slots, int64_t n,
+                   uint8_t *out);
+void aif_slots_lookup(const void *table, uint64_t mask, const uint64_t *keys, int64_t n, int32_t *slots);
 void aif_tiers(int level, const uint8_t *items, int64_t item_stride, int64_t n_items, int bytes,
                const uint64_t *history, int64_t n_history, const uint8_t *edges, int tiers,
                const float *gain, float *out, int64_t out_stride);

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.kernels.native import Level, Native, address, choose
+from aif_stream.kernels.slots import SlotTable
 from aif_stream.kernels.tiers import packed_words
 
 F32 = NDArray[np.float32]
@@ -25,6 +26,7 @@ U8 = NDArray[np.uint8]
 PAD: Final = 32  # two vectors of AVX-512: hidden units and head are filled up to a multiple of it
 MAX_GROUPS: Final = 8
 _SUM_ALIGN: Final = 64
+_FOREVER_S: Final = 9e9  # fits a signed 64-bit number of nanoseconds
 
 
 class _Scorer(ctypes.Structure):
@@ -49,6 +51,46 @@ class _User(ctypes.Structure):
         *((name, ctypes.c_void_p * MAX_GROUPS) for name in ("history", "gain")),
         ("n_history", ctypes.c_int64 * MAX_GROUPS),
     ]
+
+
+class _Stored(ctypes.Structure):
+    """struct aif_stored of score.h."""
+
+    _fields_ = [
+        ("table", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64),
+        ("arena", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("rows", "at_event", "at_computed", "due_ns", "stop_if_unknown")),
+    ]
+
+
+class _Joined(ctypes.Structure):
+    """struct aif_joined of score.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("done", "unknown", "join_ns")),
+        ("newest_ms", ctypes.c_uint64),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where rows lie: key -> slot, and rows u8 (N, row bytes) by slot. Slots stay in place while a call reads."""
+
+    table: SlotTable
+    arena: U8
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What ``ScoreKernel.score_keys`` made of B keys. ``done``: rows that scoring reached before the deadline (scores
+    beyond are -inf). ``computed_ms`` u64 (B): 0 for an unknown key. ``newest_ms``: the newest event among the rows."""
+
+    scores: F32
+    computed_ms: NDArray[np.uint64]
+    done: int
+    newest_ms: int
+    join_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +262,54 @@ class ScoreKernel:
             *(address(rows), len(rows), self._scratch_of(native), address(scores)),
         )
         return scores
+
+    def score_keys(
+        self,
+        user: PackedUser,
+        stored: Stored,
+        keys: NDArray[np.uint64],
+        due_s: float,
+        *,
+        stop_if_unknown: bool,
+        level: Level | None = None,
+        bf16: bool = False,
+    ) -> Scored | None:
+        """Join and score in one call, rows read where they lie: the same bits as ``score`` of gathered rows.
+
+        None where there is no compiled library for the table or here, and for a key that the table does not know when
+        ``stop_if_unknown``. ``due_s``: monotonic; looked at every 64 rows. Releases the GIL. ValueError as ``score``.
+        """
+        native, level = choose(level)
+        place = stored.table.place()
+        if native is None or place is None:
+            return None
+        if bf16 and (level is not Level.AVX512 or not native.has_bf16):
+            raise ValueError("products in bfloat16 need a CPU with AVX512_BF16")
+        dtype = self._shape.layout.dtype
+        if stored.arena.ndim != 2 or stored.arena.shape[1] != dtype.itemsize or not stored.arena.flags.c_contiguous:
+            raise ValueError(f"an arena {stored.arena.shape} does not hold this version's rows")
+        keys = np.ascontiguousarray(keys, np.uint64)
+        offsets = {name: offset for name, (_, offset, *_) in (dtype.fields or {}).items()}
+        where = _Stored(
+            table=place.address,
+            mask=place.mask,
+            arena=address(stored.arena),
+            rows=len(stored.arena),
+            at_event=offsets["event_time_ms"],
+            at_computed=offsets["computed_ms"],
+            due_ns=int(min(max(due_s, 0.0), _FOREVER_S) * 1e9),
+            stop_if_unknown=stop_if_unknown,
+        )
+        scores, computed_ms = np.empty(keys.size, np.float32), np.empty(keys.size, np.uint64)
+        slots, found = np.empty(keys.size, np.int32), _Joined()
+        native.score_keys(
+            *(level, int(bf16), ctypes.addressof(self._struct), ctypes.addressof(user.struct)),
+            *(ctypes.addressof(where), address(keys), keys.size, self._scratch_of(native)),
+            *(address(slots), address(scores), address(computed_ms), ctypes.addressof(found)),
+        )
+        if found.unknown and stop_if_unknown:
+            return None
+        return Scored(scores, computed_ms, found.done, found.newest_ms, found.join_ns / 1e9)
 
     def _scratch_of(self, native: Native) -> int:
         """Address of this thread's scratch memory, aligned to a cache line."""

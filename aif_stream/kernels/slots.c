@@ -54,8 +54,9 @@ static inline void prefetch(const struct entry *table, uint64_t mask, const uint
         __builtin_prefetch(table + (mix(keys[i + AHEAD]) & mask));
 }
 
-void aif_slots_lookup(struct entry *table, uint64_t mask, const uint64_t *keys, int64_t n,
+void aif_slots_lookup(const void *entries, uint64_t mask, const uint64_t *keys, int64_t n,
                       int32_t *slots) {
+    struct entry *table = (struct entry *)entries;
     for (int64_t i = 0; i < n; i++) {
         int32_t slot;
         prefetch(table, mask, keys, i, n);

@@ -64,6 +64,10 @@ class SlotTable:
     def nbytes(self) -> int:
         return self._table.entries.nbytes
 
+    def place(self) -> _Table | None:
+        """The table as C code of this room reads it, valid as long as the caller keeps it; None on numpy."""
+        return None if self._native is None else self._table
+
     def lookup(self, keys: Keys, out: Slots | None = None) -> Slots:
         """keys (B) -> slots (B), ABSENT (-1) where unknown; into `out` if given (contiguous)."""
         keys = _checked(keys, np.uint64, "keys")

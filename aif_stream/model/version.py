@@ -17,6 +17,7 @@ from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import VersionError
+from aif_stream.kernels.score import Scored, Stored
 from aif_stream.model.compiled import kernel_of, packed
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
@@ -162,6 +163,17 @@ class ModelVersion:
             )
         with torch.inference_mode():
             return score_rows(self.net, self._tiers, user, rows, units)[:count]
+
+    def score_stored(
+        self, user: UserSide, stored: Stored, keys: Keys, due_s: float, *, stop_if_unknown: bool
+    ) -> Scored | None:
+        """Join and score keys u64 (B) of rows that lie in memory, the same bits as ``score`` of gathered rows; None
+        where that is not to be had (``ScoreKernel.score_keys``, or a version that has no kernel)."""
+        if self._kernel is None or user.packed is None or user.units is not None:
+            return None
+        return self._kernel.score_keys(
+            user.packed, stored, keys, due_s, stop_if_unknown=stop_if_unknown, bf16=self.bf16
+        )
 
     def _check_units(self, units: NDArray[np.float32] | None) -> None:
         if self.config.cosines and units is None:

@@ -11,6 +11,8 @@ from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import Rows
 from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
+from aif_stream.kernels.score import Scored
+from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.executor import ComputeThreads
 
@@ -38,6 +40,13 @@ class MirrorJoin:
         """The same in the calling thread. No row is torn and no slot is reused while this reads."""
         with self._mirror.reading() as view:
             return view.join(keys)
+
+    def score(
+        self, model: ModelVersion, user: UserSide, keys: Keys, due_s: float, *, stop_if_unknown: bool
+    ) -> Scored | None:
+        """Join and score in one call, in the calling thread; see ``ModelVersion.score_stored``."""
+        with self._mirror.reading() as view:
+            return model.score_stored(user, view.stored, keys, due_s, stop_if_unknown=stop_if_unknown)
 
 
 class RedisJoin:

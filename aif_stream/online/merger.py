@@ -28,6 +28,7 @@ from aif_stream.domain.ids import Keys, canonical_id, key_of
 from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, RankedItem, RankRequest
 from aif_stream.domain.request_log import AnsweredRequest
 from aif_stream.errors import UpstreamError
+from aif_stream.kernels.distinct import DistinctKeys
 from aif_stream.online.admission import Admission
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
@@ -84,6 +85,7 @@ class Merger:
         self._facts = facts
         self._reserve = Reserve()
         self._last: Candidates | None = None
+        self._seen: list[DistinctKeys] = []  # tables that no request uses now
 
     def check_room(self) -> None:
         """Raises ``Overloaded`` when a request of the usual deadline would be refused: asked before a large body is
@@ -107,11 +109,16 @@ class Merger:
         deadline = Deadline.after(request.deadline_ms or self._settings.deadline_ms)
         named = request.candidates is not None
         channels = () if named else self._retrieval.channels
-        pool = Pool(len(request.candidates or ()) if named else self._settings.retrieval_k, channels)
+        seen = None if named else self._seen.pop() if self._seen else DistinctKeys(self._settings.retrieval_k)
+        pool = Pool(len(request.candidates or ()) if named else self._settings.retrieval_k, channels, seen)
         run = Run(request, serving, deadline, self._reserve.of(deadline), pool, awaited=len(channels))
+        run.keeps_rows = self._facts.wants(run.request_id, request)
         async with asyncio.TaskGroup() as tasks:
             run.user = tasks.create_task(self._user_side(run))
             await (self._named(run) if named else self._retrieved(run))
+        if seen is not None:  # not after a failure: another channel's answer might still be taken into it
+            seen.clear()
+            self._seen.append(seen)
         if run.failure is not None and not run.parts:
             raise run.failure
         answer = await self._answer(run)
@@ -235,7 +242,7 @@ class Merger:
 
     def _keep_facts(self, run: Run, ranked: Ranked, items: list[RankedItem]) -> list[StartedExplanation]:
         """Offer what the answer was made of, if that is wanted; the explanations that begin by it."""
-        if not items or not self._facts.wants(run.request_id, run.request):
+        if not items or not run.keeps_rows:
             return []
         user = run.known_user
         answered = Answered(

@@ -9,21 +9,20 @@ from __future__ import annotations
 import numpy as np
 
 from aif_stream.domain.ids import Keys
-from aif_stream.kernels.slots import SlotTable
+from aif_stream.kernels.distinct import DistinctKeys
 
 _NONE = np.empty(0, np.uint64)
 
 
 class Pool:
-    """``wanted`` keys at most. Not for several threads."""
+    """``wanted`` keys at most. Not for several threads. ``seen``: an empty set to use (a new one is cleared memory)."""
 
-    def __init__(self, wanted: int, channels: tuple[str, ...]) -> None:
+    def __init__(self, wanted: int, channels: tuple[str, ...], seen: DistinctKeys | None = None) -> None:
         self._wanted = wanted
         self._share = wanted // len(channels) if channels else wanted
         self._filler = channels[-1] if channels else ""
         self._open = set(channels)
-        self._seen = SlotTable(wanted)
-        self._slots = np.zeros(wanted, np.int32)  # the table is a set here: every key's slot is 0
+        self._seen = DistinctKeys(wanted) if seen is None else seen
         self._left_over = _NONE
         self.size = 0
 
@@ -33,7 +32,7 @@ class Pool:
 
     @property
     def has_more(self) -> bool:
-        """Whether ``fill`` would give something."""
+        """Whether ``fill`` may give something."""
         return bool(self._left_over.size) and self.size < self._wanted
 
     def take(self, channel: str, keys: Keys) -> Keys:
@@ -41,28 +40,17 @@ class Pool:
         self._open.discard(channel)
         room = self._wanted - self.size
         if channel != self._filler:
-            return self._add(keys, room)
-        room -= self._share * len(self._open)
-        unseen = keys[self._seen.lookup(keys) < 0]
-        self._left_over = unseen[max(0, room) :]
-        return self._add(unseen, max(0, room))
+            return self._add(keys, room)[0]
+        taken, self._left_over = self._add(keys, max(0, room - self._share * len(self._open)))
+        return taken
 
     def fill(self) -> Keys:
         """When every channel has answered or failed: what the filler still has, up to the bound."""
         keys, self._left_over = self._left_over, _NONE
-        return self._add(keys, self._wanted - self.size)
+        return self._add(keys, self._wanted - self.size)[0] if keys.size else _NONE
 
-    def _add(self, keys: Keys, room: int) -> Keys:
-        """First occurrences of unseen keys, in order, at most ``room``."""
-        taken: list[Keys] = []
-        while room > 0 and keys.size:
-            # As many as would fit are entered at once; duplicates among them leave room for the next round.
-            some, keys = keys[:room], keys[room:]
-            fresh = some[self._seen.assign(some, self._slots[: some.size]) < 0]
-            taken.append(fresh)
-            room -= fresh.size
-            if 2 * fresh.size < some.size:
-                keys = keys[self._seen.lookup(keys) < 0]
-        found = taken[0] if len(taken) == 1 else np.concatenate([_NONE, *taken])
-        self.size += int(found.size)
-        return found
+    def _add(self, keys: Keys, room: int) -> tuple[Keys, Keys]:
+        """First occurrences of unseen keys, in order, at most ``room``; and the keys behind them."""
+        taken, looked = self._seen.take(keys, room)
+        self.size += int(taken.size)
+        return taken, keys[looked:]

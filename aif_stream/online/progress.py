@@ -13,14 +13,14 @@ from typing import Final
 
 import numpy as np
 
-from aif_stream.clock import now_ms
+from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.ids import Keys
 from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.join import MirrorJoin
 from aif_stream.online.recompute import Recompute
 from aif_stream.online.run import Run
-from aif_stream.online.scoring import Part, part_of, rank, score_part
+from aif_stream.online.scoring import Part, part_in_place, part_of, rank, score_part
 
 # A wait for a thread that stops by itself at the deadline, plus this, is the latest that an answer goes out.
 _GRACE_S: Final = 0.02
@@ -77,15 +77,32 @@ class Progress:
 
     def _in_memory(self, run: Run, mirror: MirrorJoin, keys: Keys, final: bool) -> Part | None:
         """In a thread: everything that can be done without waiting. Returns a part that lacks rows."""
-        if keys.size:
+        part = self._scored_in_place(run, mirror, keys) if keys.size else None
+        if keys.size and part is None:
             with run.join_s.open():
                 part = part_of(keys, *mirror.gather(keys))
                 incomplete = self._recompute.wants(part)
             if incomplete:
                 return part
+        if part is not None:
             run.parts.append(part)
         _score(run, final)
         return None
+
+    def _scored_in_place(self, run: Run, mirror: MirrorJoin, keys: Keys) -> Part | None:
+        """Join and score in one call, the rows copied nowhere. None where somebody else needs to see them: the facts of
+        an explanation, an age policy, the search for rows that are missing; or where the user side is not there yet."""
+        user = run.known_user
+        if user is None or run.keeps_rows or self._recompute.reads_ages:
+            return None
+        begin_s = monotonic_s()
+        model, stops = run.serving.model, self._recompute.fills
+        scored = mirror.score(model, user.side, keys, run.deadline.due_s, stop_if_unknown=stops)
+        if scored is None:
+            return None
+        run.join_s.s += scored.join_s
+        run.score_s.s += monotonic_s() - begin_s - scored.join_s
+        return part_in_place(keys, scored, model.layout)
 
 
 def _unscored(run: Run) -> bool:

@@ -39,6 +39,16 @@ class Recompute:
         self._policy = settings.age_policy
         self._limit_s = settings.age_limit_s
 
+    @property
+    def reads_ages(self) -> bool:
+        """Whether an age policy looks at every row."""
+        return self._limit_s > 0
+
+    @property
+    def fills(self) -> bool:
+        """Whether a key that the mirror does not know is looked for in Redis."""
+        return self._most > 0
+
     def wants(self, part: Part) -> bool:
         """Whether ``complete`` would look at anything of this part."""
         if self._limit_s > 0:

@@ -60,6 +60,7 @@ class Run:
 
     ``turn``: who holds it works on the parts, in a thread or on the loop; nobody else touches ``pool``, ``parts`` and
     the busy times then. ``arrived``: answers that nobody has taken up yet. ``awaited``: channels still out.
+    ``keeps_rows``: the candidates' rows are wanted after scoring, too (facts of an explanation).
     """
 
     request: RankRequest
@@ -84,6 +85,7 @@ class Run:
     join_s: Busy = field(default_factory=Busy)
     score_s: Busy = field(default_factory=Busy)
     failure: AifError | None = None
+    keeps_rows: bool = False
 
     def short_of(self, reason: str) -> None:
         if reason and reason not in self.degraded:

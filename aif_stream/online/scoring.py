@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.ids import Keys
-from aif_stream.domain.row import TOMBSTONE, VALID, Rows
+from aif_stream.domain.row import TOMBSTONE, VALID, RowLayout, Rows, empty_rows
+from aif_stream.kernels.ranking import best_of
+from aif_stream.kernels.score import Scored
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 
@@ -23,7 +25,8 @@ SLICE_ROWS: Final = 4_096
 class Part:
     """Candidates joined together: keys (B), rows (B), found (B), scores f32 (B), -inf until scored.
 
-    ``dropped`` (B): rows that the age policy takes out. ``done``: rows that scoring has reached.
+    ``dropped`` (B): rows that the age policy takes out. ``done``: rows that scoring has reached. ``in_place``: scored
+    where the rows lie, so ``rows``, ``found`` and ``dropped`` are empty.
     """
 
     keys: Keys
@@ -34,6 +37,23 @@ class Part:
     stale: int = 0
     recomputed: int = 0
     done: int = 0
+    in_place: Scored | None = None
+
+    @property
+    def computed_ms(self) -> NDArray[np.uint64]:
+        """When each row was computed (B)."""
+        return self.rows["computed_ms"] if self.in_place is None else self.in_place.computed_ms
+
+    @property
+    def newest_event_ms(self) -> int:
+        """The newest event among the rows."""
+        return int(self.rows["event_time_ms"].max()) if self.in_place is None else self.in_place.newest_ms
+
+
+def part_in_place(keys: Keys, scored: Scored, layout: RowLayout) -> Part:
+    """A part that was joined and scored in one call."""
+    none = np.empty(0, np.bool_)
+    return Part(keys, empty_rows(layout, 0), none, none, scored.scores, done=scored.done, in_place=scored)
 
 
 def part_of(keys: Keys, rows: Rows, found: NDArray[np.bool_]) -> Part:
@@ -58,13 +78,15 @@ def too_old(part: Part, now_ms: int, limit_s: float) -> NDArray[np.bool_]:
 
 def score_part(model: ModelVersion, user: UserSide, part: Part, due_s: float) -> None:
     """Fill ``scores`` slice by slice until all are done or the deadline is past (monotonic seconds)."""
-    while part.done < part.keys.size and monotonic_s() < due_s:
-        end = part.done + SLICE_ROWS
-        scores = model.score(user, part.rows[part.done : end])
-        off = ~part.found[part.done : end] | part.dropped[part.done : end]
+    while part.in_place is None and part.done < part.keys.size and monotonic_s() < due_s:
+        # Somebody who was given up at a deadline may still be at work here: both write the same numbers.
+        first = part.done
+        end = first + SLICE_ROWS
+        scores = model.score(user, part.rows[first:end])
+        off = ~part.found[first:end] | part.dropped[first:end]
         scores[off] = -np.inf
-        part.scores[part.done : end] = scores
-        part.done = min(end, part.keys.size)
+        part.scores[first:end] = scores
+        part.done = max(part.done, min(end, part.keys.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +107,16 @@ def rank(parts: list[Part], k: int, now_ms: int) -> Ranked:
     parts = [part for part in parts if part.keys.size]
     if not parts:
         return Ranked([], [], 0, 0.0, 0.0, 0)
-    keys = np.concatenate([part.keys for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    computed = np.concatenate([part.rows["computed_ms"] for part in parts])
-    finite = np.isfinite(scores)
-    scored = int(finite.sum())
-    if not scored:
+    keys = _whole([part.keys for part in parts])
+    scores = _whole([part.scores for part in parts])
+    best = best_of(scores, keys, _whole([part.computed_ms for part in parts]), k)
+    if not best.scored:
         return Ranked([], [], 0, 0.0, 0.0, 0)
-    if scored < keys.size:
-        keys, scores, computed = keys[finite], scores[finite], computed[finite]
-    ages = np.maximum(now_ms - computed.astype(np.int64), 0)
-    if k < scored:
-        cut = np.partition(scores, scored - k)[scored - k]  # keep every equal of the last place: ties go by key
-        kept = scores >= cut
-        keys, scores = keys[kept], scores[kept]
-    best = np.lexsort((keys, -scores))[:k]
-    newest = max(int(part.rows["event_time_ms"].max()) for part in parts)
-    age_p50_ms, age_max_ms = float(np.median(ages)), float(ages.max())
-    return Ranked(keys[best].tolist(), scores[best].tolist(), scored, age_p50_ms, age_max_ms, newest)
+    ages = [float(max(now_ms - stamp, 0)) for stamp in (*best.middle, best.oldest)]
+    newest = max(part.newest_event_ms for part in parts)
+    ranked = keys[best.order].tolist(), scores[best.order].tolist()
+    return Ranked(*ranked, best.scored, (ages[0] + ages[1]) / 2, ages[2], newest)
+
+
+def _whole(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from aif_stream.domain.row import TOMBSTONE, Rows
 from aif_stream.kernels import native
 from aif_stream.kernels.native import Level, best_level
-from aif_stream.kernels.score import PAD, ScoreKernel, padded
+from aif_stream.kernels.score import PAD, ScoreKernel, Stored, padded
+from aif_stream.kernels.slots import SlotTable
 from aif_stream.model.compiled import why_not
 from aif_stream.model.config import Kind
 from aif_stream.model.split import UserSide, score_rows
@@ -159,3 +160,59 @@ def test_a_side_weighs_what_its_arrays_do() -> None:
     assert user.packed is not None
     least = user.bag.nbytes + user.first.nbytes + user.signatures.nbytes + user.category_row.nbytes
     assert user.nbytes >= least + user.key2_row.nbytes + user.byte_offsets.nbytes + user.kinds.nbytes
+
+
+def stored_of(rows: Rows, keys: np.ndarray) -> Stored:
+    """Rows in an arena in another order than their keys', with a gap at its start."""
+    slots = np.random.default_rng(7).permutation(len(rows)).astype(np.int32) + 1
+    arena = np.zeros((len(rows) + 1, rows.dtype.itemsize), np.uint8)
+    arena[slots] = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+    table = SlotTable(len(rows))
+    table.assign(keys, slots)
+    return Stored(table, arena)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("kind", "variant"), FORMS)
+def test_rows_scored_where_they_lie_have_the_bits_of_gathered_rows(level: Level, kind: Kind, variant: str) -> None:
+    version = version_of(kind, variant)
+    user, rows = user_of(version, 40), rows_of(version, 150)
+    rows["event_time_ms"], rows["computed_ms"] = np.arange(150) + 5, np.arange(150) + 900
+    rows["flags"][17] |= TOMBSTONE
+    keys = np.arange(150, dtype=np.uint64) * 3
+    stored = stored_of(rows, keys)
+    assert user.packed is not None
+    asked = np.random.default_rng(8).permutation(keys)[:130]
+    found = kernel_of(version).score_keys(user.packed, stored, asked, 9e9, stop_if_unknown=True, level=level)
+    assert found is not None
+    wanted = kernel_of(version).score(user.packed, rows[(asked // 3).astype(np.intp)], level=level)
+    assert found.scores.tobytes() == wanted.tobytes()
+    assert found.computed_ms.tolist() == rows["computed_ms"][(asked // 3).astype(np.intp)].tolist()
+    assert (found.done, found.newest_ms) == (130, int(rows["event_time_ms"][(asked // 3).astype(np.intp)].max()))
+
+
+def test_an_unknown_key_stops_the_call_or_is_left_out() -> None:
+    version = version_of(*FORMS[-1])
+    user, rows = user_of(version, 10), rows_of(version, 70)
+    keys = np.arange(70, dtype=np.uint64)
+    stored, asked = stored_of(rows, keys), np.append(keys, np.uint64(1 << 40))
+    kernel = kernel_of(version)
+    assert user.packed is not None
+    assert kernel.score_keys(user.packed, stored, asked, 9e9, stop_if_unknown=True) is None
+    found = kernel.score_keys(user.packed, stored, asked, 9e9, stop_if_unknown=False)
+    assert found is not None
+    assert found.scores[-1] == -np.inf
+    assert found.computed_ms[-1] == 0
+    assert found.scores[:-1].tobytes() == kernel.score(user.packed, rows).tobytes()
+
+
+def test_past_the_deadline_nothing_is_scored_and_all_is_said() -> None:
+    version = version_of(*FORMS[-1])
+    user, rows = user_of(version, 10), rows_of(version, 70)
+    keys = np.arange(70, dtype=np.uint64)
+    assert user.packed is not None
+    found = kernel_of(version).score_keys(user.packed, stored_of(rows, keys), keys, 0.0, stop_if_unknown=True)
+    assert found is not None
+    assert found.done == 0
+    assert np.isneginf(found.scores).all()
+    assert not found.computed_ms.any()
