@@ -9,6 +9,8 @@ import logging
 import sys
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -148,6 +150,21 @@ def stand_still() -> None:
     for name, value in list(globals().items()):
         if isinstance(value, MetricWrapperBase):
             globals()[name] = _Still()
+
+
+def observe_each(series: Histogram | _Still, values: NDArray[np.float64]) -> None:
+    """Observe values (n), as ``observe`` for each of them would.
+
+    prometheus_client takes one value at a time (2 µs, a tenth of what an event costs in all); here they are counted per
+    bucket and added to the histogram's own counters. A test compares the two.
+    """
+    if isinstance(series, _Still) or not values.size:
+        return
+    places = np.searchsorted(series._upper_bounds, values, side="left")
+    for bucket, count in enumerate(np.bincount(places).tolist()):
+        if count:
+            series._buckets[bucket].inc(count)
+    series._sum.inc(float(values.sum()))
 
 
 def counts(counter: Counter) -> dict[str, int]:

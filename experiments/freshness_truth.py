@@ -4,13 +4,17 @@
 
 Real Kafka, Redis, one ``aif nearline``, one ``aif serve``, each a process. Item updates go out at each rate for 62 s;
 up to 25 a second are of watched items, all in one partition, so that they become visible in their order: one question
-for the newest of them tells of all. The observer asks Redis (HGET, raw RESP), and the server only while Redis has an
-update that the server has not, so that it hardly costs anything. An update became visible between the last question
-that did not have it and the first that had it, each taken at its middle; the observed lag counts to the middle of the
-two, and half the distance is told as its error.
+for the newest of them tells of all. An update that a newer one of its item overtook before anybody could see it became
+visible when the newer one did: for the observer as for the figures that it is compared with. The observer asks Redis
+(HGET, raw RESP), and the server only while Redis has an update that the server has not, so that it hardly costs
+anything. An update became visible between the last question that did not have it and the first that had it, each taken
+at its middle; the observed lag counts to the middle of the two, and half the distance is told as its error.
 
-Against it, over the same 60 s: what ``aif lag`` says (exact), and ``aif_freshness_lag_seconds`` as Prometheus reads it
-(its buckets are 10 ms wide there). In the last round the worker is stopped (SIGSTOP) for 30 s. Bar: 10 ms. Exit 3.
+Against it, over the same 60 s: what ``aif lag`` says (exact), and ``aif_freshness_lag_seconds`` as Prometheus reads it,
+with the width of the bucket in which that lies. In the last round the worker is stopped (SIGSTOP) for 30 s, at 100
+updates/s. There the lags lie on a ramp, 10 ms from one update to the next, and figures over other updates would differ
+by more than the bar; so every update of that round is watched, and it begins a minute after the last one before and
+ends within a minute: both sides count the same updates, and say how many. Bar: 10 ms. Exit 3.
 """
 
 from __future__ import annotations
@@ -56,6 +60,9 @@ from drills.stack import DrillStack, drill_stack, untrained
 WATCHED, ITEMS = 40, 3000
 WATCHED_PER_S = 25
 ROUND_S, WINDOW_S, PAUSE_S = 62.0, 60.0, 30.0
+# Before and after the pause; with it, and with what the worker takes to come back, less than the window.
+AROUND_PAUSE_S = 8.0
+PAUSED_RATE = 100.0
 POLL_S = 0.002
 BAR_MS = 10.0
 _HOW_MANY = 0  # asked of the observer: how many it still waits for
@@ -160,15 +167,16 @@ async def watched_ids(settings: Settings) -> list[str]:
     raise AssertionError
 
 
-async def publish(settings: Settings, rate: float, told: Connection, ids: list[str]) -> None:
+async def publish(
+    settings: Settings, rate: float, told: Connection, ids: list[str], *, seconds: float, every: int
+) -> None:
     """Updates at a constant rate, open loop; every so many is a watched item's."""
-    every = max(1, round(rate / WATCHED_PER_S))
     loop = asyncio.get_running_loop()
     async with EventPublisher(settings, source="truth") as publisher:
         began_s, last_ms = loop.time(), 0
         for number in itertools.count():
             due_s = began_s + number / rate
-            if due_s > began_s + ROUND_S:
+            if due_s > began_s + seconds:
                 return
             if due_s > loop.time():
                 await asyncio.sleep(due_s - loop.time())
@@ -197,16 +205,16 @@ async def counts(session: aiohttp.ClientSession, url: str, stage: str) -> Counts
     }
 
 
-def quantile(after: Counts, before: Counts, q: float) -> float:
-    """As ``histogram_quantile`` does, in seconds."""
+def quantile(after: Counts, before: Counts, q: float) -> tuple[float, float]:
+    """As ``histogram_quantile`` does, and the width of the bucket in which it lies, in seconds."""
     bounds = sorted(after)
     grown = np.array([after[bound] - before.get(bound, 0.0) for bound in bounds])
     rank = q * grown[-1]
     at = int(np.searchsorted(grown, rank))
     low, below = (bounds[at - 1], grown[at - 1]) if at else (0.0, 0.0)
     if bounds[at] == float("inf"):
-        return low
-    return float(low + (bounds[at] - low) * (rank - below) / max(grown[at] - below, 1e-9))
+        return low, float("inf")
+    return float(low + (bounds[at] - low) * (rank - below) / max(grown[at] - below, 1e-9)), bounds[at] - low
 
 
 async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: bool) -> dict[str, Any]:
@@ -221,9 +229,11 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
     urls = {"redis": f"http://127.0.0.1:{settings.metrics_port}", "mirror": settings.serve_url}
     async with aiohttp.ClientSession() as session:
         before = {stage: await counts(session, urls[stage], stage) for stage in urls}
-        publishing = asyncio.create_task(publish(settings, rate, here, ids))
+        seconds = PAUSE_S + 2 * AROUND_PAUSE_S if pause else ROUND_S
+        every = 1 if pause else max(1, round(rate / WATCHED_PER_S))
+        publishing = asyncio.create_task(publish(settings, rate, here, ids, seconds=seconds, every=every))
         if pause:
-            await asyncio.sleep(15)
+            await asyncio.sleep(AROUND_PAUSE_S)
             (worker,) = stack.workers
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGSTOP)
@@ -249,10 +259,12 @@ async def round_of(stack: DrillStack, ids: list[str], rate: float, *, pause: boo
         errors = np.array([error for name, _, _, error in seen if name == stage])
         for q, exact_s in ((0.5, said.p50_s), (0.99, said.p99_s)):
             observed = float(np.quantile(lags, q))
+            read_s, width_s = quantile(after[stage], before[stage], q)
             found[f"{stage} p{q * 100:.0f} ms"] = {
                 "observed": round(observed, 1),
                 "aif lag": round(exact_s * 1e3, 1),
-                "histogram": round(quantile(after[stage], before[stage], q) * 1e3, 1),
+                "histogram": round(read_s * 1e3, 1),
+                "bucket": round(width_s * 1e3, 1),
                 "apart": round(abs(exact_s * 1e3 - observed), 1),
             }
         found[f"{stage} observed"] = {
@@ -295,7 +307,9 @@ async def main() -> None:
             ids = await watched_ids(stack.settings)
             await asyncio.sleep(2)
             plan = [(float(rate), False) for rate in args.rates.split(",") if rate]
-            for rate, pause in [*plan, *([] if args.no_pause else [(100.0, True)])]:
+            for rate, pause in [*plan, *([] if args.no_pause else [(PAUSED_RATE, True)])]:
+                if pause:
+                    await asyncio.sleep(WINDOW_S + 1)  # nothing of what was before is in its minute
                 results.append(await round_of(stack, ids, rate, pause=pause))
                 print(json.dumps(results[-1]), flush=True)
     args.out.write_text(

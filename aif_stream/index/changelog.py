@@ -1,14 +1,16 @@
 """Records of ``aif.n2o-rows``: the rows of one batch and version that Redis has acknowledged.
 
-CloudEvents binary mode; value: ``layout.record`` entries (key u64, row), tombstones as full rows.
+CloudEvents binary mode; value: ``layout.record`` entries (key u64, row), tombstones as full rows. Updates that the
+batch left out, because a newer one of their item was in it, become visible with it: header ``superseded``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aif_stream.domain.envelope import BINARY, Envelope, from_headers, to_headers
 from aif_stream.domain.ids import Keys
@@ -18,6 +20,10 @@ from aif_stream.errors import BadEvent
 ROWS_WRITTEN: Final = "aif.n2o.rows-written"
 SOURCE: Final = "aif.nearline"
 LIVE: Final = "live"
+SUPERSEDED: Final = "superseded"
+SUPERSEDED_ENTRY: Final = np.dtype([("row", "<u4"), ("began_ms", "<u8")])
+"""One update that never had a row: the place in the record of the row that came instead, and when its way began."""
+_NONE: Final = np.empty(0, SUPERSEDED_ENTRY)
 
 
 class Stamps(NamedTuple):
@@ -38,6 +44,7 @@ class ChangeHead(NamedTuple):
     layout: str
     lane: str
     stamps: Stamps
+    superseded: bytes = b""
 
 
 def layout_name(layout: RowLayout) -> str:
@@ -47,9 +54,16 @@ def layout_name(layout: RowLayout) -> str:
 
 
 def encode_rows(
-    version: str, layout: RowLayout, keys: Keys, rows: Rows, stamps: Stamps, *, lane: str = LIVE
+    version: str,
+    layout: RowLayout,
+    keys: Keys,
+    rows: Rows,
+    stamps: Stamps,
+    *,
+    lane: str = LIVE,
+    superseded: NDArray[np.void] = _NONE,
 ) -> tuple[list[tuple[str, bytes]], bytes]:
-    """Headers and value of one record for keys u64 (n), Rows (n)."""
+    """Headers and value of one record for keys u64 (n), Rows (n); ``superseded``: SUPERSEDED_ENTRY (m)."""
     records = np.empty(len(keys), dtype=layout.record)
     records["key"], records["row"] = keys, rows
     extensions = {
@@ -60,10 +74,13 @@ def encode_rows(
     }
     # CloudEvents ids are unique per source; nobody looks this one up, and the time is already here.
     envelope = Envelope(ROWS_WRITTEN, f"{version}-{stamps.committed_ms}", SOURCE, stamps.committed_ms, extensions)
-    return to_headers(envelope, BINARY), records.tobytes()
+    headers = to_headers(envelope, BINARY)
+    if superseded.size:
+        headers.append((SUPERSEDED, superseded.tobytes()))
+    return headers, records.tobytes()
 
 
-def decode_head(headers: Iterable[tuple[str, bytes]]) -> ChangeHead:
+def decode_head(headers: Sequence[tuple[str, bytes]]) -> ChangeHead:
     """Raises ``BadEvent`` when the headers are not those of a change record."""
     envelope = from_headers(headers)
     if envelope.type != ROWS_WRITTEN:
@@ -71,7 +88,8 @@ def decode_head(headers: Iterable[tuple[str, bytes]]) -> ChangeHead:
     try:
         names = envelope.extensions
         stamps = Stamps(int(names["appendedms"]), envelope.time_ms)
-        return ChangeHead(names["modelversion"], names["layout"], names["lane"], stamps)
+        superseded = next((value for name, value in headers if name == SUPERSEDED and value), b"")
+        return ChangeHead(names["modelversion"], names["layout"], names["lane"], stamps, superseded)
     except KeyError as error:
         raise BadEvent("envelope", "header is missing", field=f"ce_{error.args[0]}") from None
     except ValueError:
@@ -86,3 +104,13 @@ def decode_rows(head: ChangeHead, layout: RowLayout, value: bytes) -> tuple[Keys
         raise BadEvent("unreadable", f"{len(value)} bytes are no whole number of {layout.record.itemsize}-byte records")
     records = np.frombuffer(value, dtype=layout.record)
     return records["key"], records["row"]
+
+
+def decode_superseded(head: ChangeHead, count: int) -> NDArray[np.void]:
+    """SUPERSEDED_ENTRY (m) beside a record of ``count`` rows. Raises ``BadEvent`` for a cut or a wrong header."""
+    if len(head.superseded) % SUPERSEDED_ENTRY.itemsize:
+        raise BadEvent("unreadable", f"no whole number of {SUPERSEDED_ENTRY.itemsize}-byte entries", field=SUPERSEDED)
+    found = np.frombuffer(head.superseded, SUPERSEDED_ENTRY)
+    if found.size and int(found["row"].max()) >= count:
+        raise BadEvent("unreadable", f"names a row beyond the {count} of the record", field=SUPERSEDED)
+    return found

@@ -23,11 +23,11 @@ from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
 from aif_stream.errors import BadEvent, IndexRefused
 from aif_stream.index.arena import Arena, Slots
-from aif_stream.index.changelog import LIVE, ChangeHead, decode_head, decode_rows
+from aif_stream.index.changelog import LIVE, ChangeHead, decode_head, decode_rows, decode_superseded
 from aif_stream.index.store import N2OStore
 from aif_stream.kernels.score import Stored
 from aif_stream.kernels.slots import SlotTable
-from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv
+from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv, observe_each
 
 log = logging.getLogger(__name__)
 
@@ -208,14 +208,19 @@ class Mirror:
         kept = self.apply(keys, rows)
         MIRROR_ROWS.labels(self.version).set(len(self))
         if self.caught_up and self.watched and head.lane == LIVE:
-            times = rows["event_time_ms"][kept].astype(np.int64)
-            # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
-            began = np.where(times > head.stamps.committed_ms, head.stamps.appended_ms, times)
-            lags_s = np.maximum(now_ms() - began, 0) / 1000
-            self.recent.add(lags_s, monotonic_s())
-            observe = FRESHNESS_LAG.labels("mirror").observe
-            for lag_s in lags_s.tolist():
-                observe(lag_s)
+            self._observe(head, rows, kept)
+
+    def _observe(self, head: ChangeHead, rows: Rows, kept: NDArray[np.bool_]) -> None:
+        """Count the lags of what became visible now: the rows kept, and the updates that they superseded."""
+        times = rows["event_time_ms"][kept].astype(np.int64)
+        # Later than Redis' acknowledgement: a producer's wrong clock, which may not hide the lag.
+        began = np.where(times > head.stamps.committed_ms, head.stamps.appended_ms, times)
+        superseded = decode_superseded(head, len(rows))
+        if superseded.size:
+            began = np.concatenate((began, superseded["began_ms"][kept[superseded["row"]]].astype(np.int64)))
+        lags_s = np.maximum(now_ms() - began, 0) / 1000
+        self.recent.add(lags_s, monotonic_s())
+        observe_each(FRESHNESS_LAG.labels("mirror"), lags_s)
 
 
 class View:

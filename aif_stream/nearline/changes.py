@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
-from aif_stream.index.changelog import LIVE, Stamps, encode_rows
+from aif_stream.index.changelog import LIVE, SUPERSEDED_ENTRY, Stamps, encode_rows
 
 REBUILD: Final = "rebuild"
 AGAIN: Final = "again"
@@ -17,6 +20,7 @@ AGAIN: Final = "again"
 
 # A quarter of the topic's message limit: no record comes near it, and a usual batch (512 rows) stays whole.
 _MAX_VALUE_BYTES: Final = 1 << 20
+_NONE: Final = np.empty(0, SUPERSEDED_ENTRY)
 
 
 class ChangeLog:
@@ -26,13 +30,34 @@ class ChangeLog:
         self._producer = producer
 
     async def send(
-        self, version: str, layout: RowLayout, keys: Keys, rows: Rows, stamps: Stamps, *, lane: str = LIVE
+        self,
+        version: str,
+        layout: RowLayout,
+        keys: Keys,
+        rows: Rows,
+        stamps: Stamps,
+        *,
+        lane: str = LIVE,
+        superseded: NDArray[np.void] = _NONE,
     ) -> list[Awaitable[object]]:
-        """Queue keys u64 (n) and Rows (n), in one record if they fit; the acknowledgements. Raises ``PublishError``."""
+        """Queue keys u64 (n) and Rows (n), in one record if they fit; the acknowledgements. Raises ``PublishError``.
+
+        ``superseded``: SUPERSEDED_ENTRY (m), the batch's updates that have no row of their own.
+        """
         step = max(1, _MAX_VALUE_BYTES // layout.record.itemsize)
         acks: list[Awaitable[object]] = []
         for first in range(0, len(keys), step):
             part = slice(first, first + step)
-            headers, value = encode_rows(version, layout, keys[part], rows[part], stamps, lane=lane)
+            beside = _within(superseded, first, first + step)
+            headers, value = encode_rows(version, layout, keys[part], rows[part], stamps, lane=lane, superseded=beside)
             acks.append(await self._producer.send(N2O_ROWS, None, value, headers))
         return acks
+
+
+def _within(superseded: NDArray[np.void], first: int, end: int) -> NDArray[np.void]:
+    """Those of rows [first, end), counted from ``first``."""
+    if not superseded.size:
+        return superseded
+    part = superseded[(superseded["row"] >= first) & (superseded["row"] < end)].copy()
+    part["row"] -= first
+    return part

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
@@ -20,7 +21,7 @@ from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows, empty_rows
 from aif_stream.errors import VersionMissing
 from aif_stream.index import packing
-from aif_stream.index.changelog import LIVE, Stamps
+from aif_stream.index.changelog import LIVE, SUPERSEDED_ENTRY, Stamps
 from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
@@ -137,25 +138,20 @@ class ItemsWork:
             ack
             for lane, chosen in ((LIVE, news), (AGAIN, again))
             if chosen
-            for version in prepared.rows
-            for ack in await self._log_version(
-                prepared, version, chosen, Stamps(_oldest_ms(prepared, chosen), now_ms), lane
-            )
+            for ack in await self._log_lane(prepared, chosen, Stamps(_oldest_ms(prepared, chosen), now_ms), lane)
         ]
 
-    async def _log_version(
-        self, prepared: ItemBatch, version: str, chosen: Sequence[int], stamps: Stamps, lane: str
+    async def _log_lane(
+        self, prepared: ItemBatch, chosen: Sequence[int], stamps: Stamps, lane: str
     ) -> list[Awaitable[object]]:
         keys = np.fromiter((prepared.writes[i].key for i in chosen), dtype=np.uint64, count=len(chosen))
-        rows = prepared.rows[version]
-        return await self._changes.send(
-            version,
-            prepared.layouts[version],
-            keys,
-            rows if len(chosen) == len(rows) else rows[chosen],
-            stamps,
-            lane=lane,
-        )
+        superseded = _superseded(prepared, chosen)
+        acks: list[Awaitable[object]] = []
+        for version, rows in prepared.rows.items():
+            part = rows if len(chosen) == len(rows) else rows[chosen]
+            layout = prepared.layouts[version]
+            acks += await self._changes.send(version, layout, keys, part, stamps, lane=lane, superseded=superseded)
+        return acks
 
     async def _publish_winners(self, prepared: ItemBatch, results: Sequence[WriteResult]) -> list[Awaitable[object]]:
         """A late event is now its item's last record, the one that compaction keeps: publish the winner after it.
@@ -216,6 +212,17 @@ def _compute(prepared: ItemBatch, models: Mapping[str, ModelVersion]) -> None:
 
 def _oldest_ms(prepared: ItemBatch, chosen: Sequence[int]) -> int:
     return min(prepared.newest[i].taken.record.timestamp for i in chosen)
+
+
+def _superseded(prepared: ItemBatch, chosen: Sequence[int]) -> NDArray[np.void]:
+    """SUPERSEDED_ENTRY (m): the other updates of the chosen items, which become visible with the newest."""
+    found = [
+        (place, began_ms(event.order.event_time_ms, record.timestamp))
+        for place, i in enumerate(chosen)
+        for record, event in prepared.newest[i].earlier
+        if not event.again
+    ]
+    return np.array(found, SUPERSEDED_ENTRY)
 
 
 def _collided(result: WriteResult) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from aif_stream.telemetry import configure_logging
+from aif_stream.telemetry import _Still, configure_logging, observe_each
 
 
 @pytest.fixture
@@ -26,3 +27,10 @@ def test_at_debug_the_kafka_client_stays_silent_because_it_would_write_passwords
     configure_logging("DEBUG")
     assert logging.getLogger("aif_stream.bus").isEnabledFor(logging.DEBUG)
     assert not logging.getLogger("aiokafka.conn").isEnabledFor(logging.DEBUG)
+
+
+def test_where_nothing_is_counted_a_batch_is_counted_nowhere() -> None:
+    """``AIF_METRICS=false`` puts something that is no histogram in its place."""
+    still = _Still()
+    observe_each(still.labels("redis"), np.array([0.1, 5.0]))
+    assert still.collect() == []

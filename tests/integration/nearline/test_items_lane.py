@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from aif_stream.bus.events import event_headers
+from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS, ITEM_UPDATES, N2O_ROWS
 from aif_stream.domain.events import EventType
 from aif_stream.domain.row import TOMBSTONE
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.index.changelog import decode_head, decode_rows
+from aif_stream.index.changelog import LIVE, decode_head, decode_rows, decode_superseded
 from aif_stream.index.keys import Buckets
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import BUCKETS, T0_MS, Stack, all_topics, item_line, nearline_settings, open_stack, worker
@@ -135,6 +136,32 @@ async def test_redelivered_events_change_nothing_and_reach_the_change_log_again(
     assert head.version == stack.model.name
     assert keys.tolist() == [7]
     assert rows["event_time_ms"].tolist() == [T0_MS]
+
+
+async def test_every_update_of_a_batch_is_in_the_change_log_as_a_row_or_beside_the_one_that_superseded_it(
+    stack: Stack, tmp_path: Path
+) -> None:
+    async with worker(stack.settings):
+        await stack.publish_model(tmp_path)
+    for number in range(30):  # of five items; how many batches they make is the lane's affair
+        await stack.put.item(str(number % 5), T0_MS + number)
+    expected = {(number % 5, T0_MS + number) for number in range(30)}
+
+    seen: set[tuple[int, int]] = set()
+
+    async with worker(stack.settings), LogReader(stack.settings, N2O_ROWS) as reader:
+
+        async def told() -> bool:
+            for record in await reader.poll():
+                head = decode_head(record.headers)
+                if head.lane == LIVE:
+                    keys, rows = decode_rows(head, stack.model.layout, record.value)
+                    seen.update(zip(keys.tolist(), rows["event_time_ms"].tolist(), strict=True))
+                    seen.update((int(keys[row]), ms) for row, ms in decode_superseded(head, len(rows)).tolist())
+            return seen >= expected
+
+        await eventually(told, what="all thirty updates are in the change log")
+    assert seen == expected
 
 
 async def test_an_emptied_redis_is_filled_again_from_the_topic_with_the_rows_of_live_versions(

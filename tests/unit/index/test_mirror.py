@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from aif_stream.clock import monotonic_s
 from aif_stream.domain.row import TOMBSTONE, RowLayout, empty_rows
 from aif_stream.errors import IndexRefused
 from aif_stream.index.arena import Arena
+from aif_stream.index.changelog import SUPERSEDED, SUPERSEDED_ENTRY, Stamps, decode_head, encode_rows
 from aif_stream.index.mirror import Mirror
-from tests.index_builders import LAYOUT, item, rows_for, u64
+from tests.index_builders import LAYOUT, NOW_MS, item, rows_for, u64
 
 
 def small() -> Mirror:
@@ -101,6 +103,21 @@ def test_a_batch_that_was_refused_does_not_cost_free_slots() -> None:
     with pytest.raises(IndexRefused):
         arena.put(u64(0, 1, 2, 3, 4), rows)
     assert sorted(arena.put(u64(0, 1, 2, 3), rows[:4]).tolist()) == [0, 1, 2, 3]
+
+
+def test_every_update_is_counted_once_when_it_becomes_visible_also_one_that_a_newer_one_left_no_row() -> None:
+    mirror = small()
+    mirror.caught_up = True
+    mirror.apply(u64(9), rows_for([item("9", NOW_MS)]))
+    batch = [item("7", NOW_MS - 100), item("8", NOW_MS - 200), item("9", NOW_MS - 300)]
+    superseded = np.array([(0, NOW_MS - 5_000), (1, NOW_MS - 6_000), (1, NOW_MS - 7_000), (2, 1)], SUPERSEDED_ENTRY)
+    headers, value = encode_rows(
+        "v1", LAYOUT, u64(7, 8, 9), rows_for(batch), Stamps(NOW_MS, NOW_MS), superseded=superseded
+    )
+    mirror.take(decode_head(headers), value)
+    assert mirror.recent.read(monotonic_s())["seen"] == 5, "two rows and three before them; item 9 had a newer row"
+    mirror.take(decode_head([pair for pair in headers if pair[0] != SUPERSEDED]), value)
+    assert mirror.recent.read(monotonic_s())["seen"] == 7
 
 
 def test_no_row_is_torn_while_threads_read_beside_a_writer() -> None:
