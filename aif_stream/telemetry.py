@@ -31,6 +31,11 @@ FRESHNESS_LAG = Histogram(
     ["stage"],
     buckets=_LAG_BUCKETS_S,
 )
+FRESHNESS_RECENT = Gauge(
+    "aif_freshness_recent_seconds",
+    "The same over the last minute of one process: exact quantiles, where a histogram's are as wide as its buckets",
+    ["stage", "process", "quantile"],
+)
 WATERMARK_AGE = Gauge(
     "aif_watermark_age_seconds", "Everything appended before now minus this is in Redis", ["partition"]
 )

@@ -23,8 +23,6 @@ from aif_stream.settings import Settings
 
 Truth = Mapping[str, tuple[int, dict[str, Any] | None]]
 
-# One unit in the last place of an f16 near 1, twice, for drills/as_of.py; here rows are compared by bytes.
-TOLERANCE = 2e-3
 SHOWN = 10
 WRONG = ("lost", "older", "newer", "features", "row", "revived", "extra")
 

@@ -71,6 +71,8 @@ _ENCODER: Final = msgspec.json.Encoder()
 def is_sampled(request_id: str, rate: float) -> bool:
     """Whether a request belongs to the sample: the same for one id everywhere; a larger rate keeps what a smaller
     one has."""
+    if rate >= 1.0:
+        return True
     digest = blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") < rate * 2.0**64
 

@@ -82,7 +82,7 @@ async def test_a_redrive_that_is_broken_off_gives_back_what_it_has_not_sent(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redrive_module, "_CLAIM_S", 1_000.0)
-    numbers = await _put(bus.settings, 20)
+    numbers = await _put(bus.settings, 200)  # 40 s of them: however late it is looked at, some are left
     async with Redrive(bus.settings, RedriveOptions(rate=5.0)) as run:
         running = asyncio.create_task(run.run(Filter()))
         async with asyncio.timeout(30):
@@ -94,7 +94,7 @@ async def test_a_redrive_that_is_broken_off_gives_back_what_it_has_not_sent(
     states = await _states(bus.settings)
     handled = [number for number, state in states.items() if state is LetterState.HANDLED]
     assert handled == numbers[: len(handled)]
-    assert len(handled) == run.summary.sent == await _sent(bus.settings) < 20
+    assert len(handled) == run.summary.sent == await _sent(bus.settings) < 200
     assert set(states.values()) == {LetterState.HANDLED, LetterState.OPEN}
 
 

@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from aif_stream.clock import now_ms
+from aif_stream.domain.versions import VersionState
 from aif_stream.errors import UpstreamError, VersionError
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.role import serve_role
@@ -34,6 +35,7 @@ from tests.online_builders import (
     Client,
     Index,
     activate,
+    announce,
     online_settings,
     open_index,
     publish,
@@ -162,6 +164,58 @@ async def test_another_version_must_be_served_to_be_compared_with(
             assert shape["drift"]["value"] == 0.0
             with pytest.raises(VersionError, match="v9"):
                 await played(Plan(run.client.url, against="v9"), tape)
+
+
+async def test_two_held_versions_of_one_server_are_compared_side_by_side(
+    embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
+) -> None:
+    """What the replay says of them is what asking the server for either version says."""
+    broker = await embedded_broker(topics())
+    settings = online_settings(broker.bootstrap, redis_url, tmp_path)
+    items, k = make_items(ITEMS), 20
+    models = [ModelVersion(name, small_version(seed=seed).net) for seed, name in enumerate(("v1", "v2"))]
+    async with open_index(settings, ["v1", "v2"]) as index:
+        await index.put_of_all(models, items)
+        for i, user in enumerate(USERS):
+            await index.click(user, [str(n) for n in range(10 * i, 10 * i + 9)])
+        await activate(settings, models[0], 1)
+        await announce(settings, models[1], VersionState.READY)
+        since_ms = now_ms()
+        async with running(serve_role, settings) as client:
+
+            async def both() -> bool:
+                return (await client.get("/v1/status"))[1]["model_versions"] == ["v1", "v2"]
+
+            await eventually(both, what="the server holds both")
+            asked = {"k": k, "candidates": [str(n) for n in range(ITEMS)]}
+            for user in USERS:
+                await client.rank(user, **asked)
+            named = [
+                [(await client.rank(user, **asked, model_version=v, replay=True))["items"] for v in ("v1", "v2")]
+                for user in USERS
+            ]
+            run = Stack(settings, models[0], index, client, since_ms)
+            with await tape_of(run, len(USERS)) as recorded:
+                _, shape, html = await played(Plan(client.url, against="v2", rate_per_s=50), recorded)
+                _, same, _ = await played(Plan(client.url, against="v1", rate_per_s=50), recorded)
+                with pytest.raises(VersionError, match=r"v1 \(active\), v2 \(warm\)"):
+                    await played(Plan(client.url, against="v9"), recorded)
+    drift, against = shape["drift"], shape["against"]
+    assert (shape["errors"], against["errors"], drift["compared"]) == (0, 0, len(USERS))
+    assert drift["versions"] == {"before": ["v1"], "after": ["v2"]}
+    overlaps, apart = [], 0.0
+    for one, other in named:
+        scores = [{item["item_id"]: item["score"] for item in answer} for answer in (one, other)]
+        common = scores[0].keys() & scores[1].keys()
+        overlaps.append(len(common) / k)
+        apart = max([apart, *(abs(scores[1][item] - scores[0][item]) for item in common)])
+    assert drift["overlap_at_k"] == pytest.approx(np.mean(overlaps))
+    assert drift["score_max_abs"] >= apart - 1e-6 > 0
+    low, value, high = (drift["intervals"]["overlap_at_k"][name] for name in ("low", "value", "high"))
+    assert low <= value <= high
+    assert {"p50", "p99"} == against["difference_ms"].keys()
+    assert same["drift"]["value"] == 0.0
+    assert "v2" in html
 
 
 def tape(users: Sequence[str], gap_ms: int = 1) -> Tape:

@@ -82,7 +82,13 @@ def test_lag_is_exported_under_both_names_and_series_end_with_their_server() -> 
     assert REGISTRY.get_sample_value("aif_consumer_status", where) == 2
     assert REGISTRY.get_sample_value("aif_watermark_age_seconds", {"partition": "aif.item-updates-3"}) == 1.25
     assert REGISTRY.get_sample_value("aif_producer_clock_ahead_seconds", {"source": "shop"}) == 5
-    exporter.show(changed(watermark_age_s=None, mirrors=[], sources=[]))
+    stage = {"stage": "redis", "process": "w", "quantile": "0.99"}
+    exporter.show(changed(freshness=[StageLag(stage="redis", process="w", p50_s=0.01, p99_s=29.6, seen=7)]))
+    assert REGISTRY.get_sample_value("aif_freshness_recent_seconds", stage) == 29.6
+    probe = {"stage": "probe", "process": "monitor", "quantile": "0.99"}
+    assert REGISTRY.get_sample_value("aif_freshness_recent_seconds", probe) == REPORT.probe.p99_s
+    exporter.show(changed(watermark_age_s=None, mirrors=[], sources=[], freshness=[], probe=ProbeFigures()))
+    assert REGISTRY.get_sample_value("aif_freshness_recent_seconds", stage) is None
     assert math.isnan(REGISTRY.get_sample_value("aif_watermark_age_seconds", {"partition": "all"}) or 0)
     assert REGISTRY.get_sample_value("aif_mirror_applied_age_seconds", {"server": "one"}) is None
     assert REGISTRY.get_sample_value("aif_producer_clock_ahead_seconds", {"source": "shop"}) is None
