@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check format lock schemas bench drill clean
+.PHONY: help setup demo test check format lock schemas bench drill quality clean
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,6 +36,9 @@ bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (abo
 drill: setup ## kill -9, rebalance, outages, roll-outs on real Kafka → experiments/results/*drill.json (about 18 minutes)
 	$(BIN)/python -m drills
 	$(BIN)/python -m drills.rollout
+
+quality: setup ## the model's quality, sweeps and costs → experiments/results, docs/experiments.md (about 45 minutes)
+	experiments/quality $(MOVIELENS)
 
 lock: setup ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-emit-index-url \
