@@ -35,13 +35,14 @@ from aif_stream.explain.bench import Bench
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual
 from aif_stream.explain.digest import facts_digest
-from aif_stream.explain.native import native
+from aif_stream.explain.native import Names, native
 from aif_stream.explain.near import Near, near_digest
 from aif_stream.explain.pace import Pace
 from aif_stream.explain.shapley import Game, shapley, shapley_stage
 from aif_stream.explain.versions import Versions
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.store import N2OStore
+from aif_stream.model.version import ModelVersion
 from aif_stream.settings import Settings
 from aif_stream.telemetry import EXPLANATION_COARSE, EXPLANATIONS, kv
 
@@ -151,12 +152,13 @@ class Desk:
     async def _compute(self, job: _Job, facts: Facts) -> dict[str, bytes]:
         task = job.task
         version = await self._versions.get(facts.head.version)
-        case = await self._bench.run(task.priority, lambda: open_case(version, facts, task.item_id))
-        names = await self._names(case)
+        names = await self._names(facts)
+        # One unit: what is urgent waits for one of somebody else's, not for two.
+        case, coarse = await self._bench.run(task.priority, lambda: _coarse(version, facts, task.item_id, names))
         stages: dict[str, bytes] = {}
         for stage in task.method.stages:
             if stage is Stage.NATIVE:
-                found = await self._bench.run(task.priority, lambda: native(case, names))
+                found = coarse
             elif stage is Stage.SHAPLEY:
                 found = await self._shapley(job, case)
             else:
@@ -193,9 +195,9 @@ class Desk:
             raise Unexplainable(f"the facts of request {task.request_id} {kept}")
         return unpack_facts(value)
 
-    async def _names(self, case: Case) -> dict[int, str]:
+    async def _names(self, facts: Facts) -> dict[int, str]:
         """Ids of the history's hashed keys, as the index knows them."""
-        hashed = [key for key in np.unique(case.entries["key"]).tolist() if is_hashed(key)]
+        hashed = [key for key in np.unique(facts.entries["key"]).tolist() if is_hashed(key)]
         if not hashed:
             return {}
         try:
@@ -222,6 +224,11 @@ class Desk:
         headers = to_headers(Envelope(EXPLANATION_RESULT_EVENT, name, "aif/explain", now_ms(), {}), JSON)
         key = task.explanation_id.encode()
         await (await self._producer.send(RESULTS_TOPIC, key, msgspec.json.encode(result), headers))
+
+
+def _coarse(version: ModelVersion, facts: Facts, item_id: str, names: Names) -> tuple[Case, dict[str, Any]]:
+    case = open_case(version, facts, item_id)
+    return case, native(case, names)
 
 
 _RAW: Final = dict[str, msgspec.Raw]

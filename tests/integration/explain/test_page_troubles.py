@@ -19,8 +19,7 @@ from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS
 from aif_stream.embedded.process import ServerProcess, free_ports
 from aif_stream.explain import job
-from aif_stream.explain.case import Case
-from aif_stream.explain.shapley import shapley
+from aif_stream.explain.shapley import Game, shapley
 from aif_stream.settings import variable
 from tests.integration.explain.conftest import Stack, worker
 from tests.integration.explain.test_page import WAIT_MS, ranked, shown
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 STUCK = """
 import sys, time
 from aif_stream.explain import job
-job.shapley = lambda case: (time.sleep(3600) for _ in range(1))
+job.shapley = lambda game: (time.sleep(3600) for _ in range(1))
 from aif_stream.cli import main
 sys.argv = ["aif", "explain"]
 main()
@@ -49,8 +48,8 @@ async def test_a_slow_worker_shows_the_coarse_part_and_its_progress_until_the_re
 ) -> None:
     go_on = threading.Event()
 
-    def slow(case: Case) -> Iterator[Any]:
-        rounds = shapley(case)
+    def slow(game: Game) -> Iterator[Any]:
+        rounds = shapley(game)
         yield next(rounds)
         go_on.wait(120)
         yield from rounds
@@ -79,8 +78,8 @@ async def test_a_failing_worker_is_tried_again_and_then_named_and_its_task_put_a
 ) -> None:
     calls = []
 
-    def failing(case: Case) -> Iterator[Any]:
-        calls.append(case.item_id)
+    def failing(game: Game) -> Iterator[Any]:
+        calls.append(game.case.item_id)
         raise ValueError("planted")
 
     monkeypatch.setattr(job, "shapley", failing)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from aif_stream.explain import job
-from aif_stream.explain.case import Case
-from aif_stream.explain.shapley import shapley
+from aif_stream.explain.shapley import Game, shapley
 from aif_stream.online import explanation_feed
 from tests.integration.explain.conftest import IDS, Stack, worker
 from tests.stack import eventually
@@ -41,8 +40,8 @@ async def test_202_says_where_to_look_and_when_to_come_back_until_it_has_ended(s
 async def test_cancelling_stops_the_work_itself(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds, stopped = [0], threading.Event()
 
-    def endless(case: Case) -> Iterator[Any]:
-        estimate = next(shapley(case))
+    def endless(game: Game) -> Iterator[Any]:
+        estimate = next(shapley(game))
         try:
             while True:
                 rounds[0] += 1
