@@ -30,7 +30,7 @@ from aif_stream.domain.history import entry_bytes
 from aif_stream.domain.order import Order
 from aif_stream.domain.versions import VersionRecord, VersionState
 from aif_stream.embedded.broker import EmbeddedBroker
-from aif_stream.embedded.process import free_ports
+from aif_stream.embedded.process import end_with_owner, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.index.connection import open_redis
 from aif_stream.index.histories import HistoryStore
@@ -132,8 +132,10 @@ def upstream(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def child(command: list[str], log: Path, cores: set[int], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on its cores that ends with this one, also when this one is killed (``timeout``, Ctrl-C)."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=handed_on({"OMP_NUM_THREADS": "1", **environ}))
+        own = handed_on({"OMP_NUM_THREADS": "1", **environ})
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=own, preexec_fn=end_with_owner())  # noqa: PLW1509
         os.sched_setaffinity(process.pid, cores)
         try:
             yield process

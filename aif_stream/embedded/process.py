@@ -84,7 +84,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=self._keep_open,
-                    preexec_fn=_end_with_owner(),  # noqa: PLW1509 - two system calls, prepared before the fork
+                    preexec_fn=end_with_owner(),  # noqa: PLW1509 - two system calls, prepared before the fork
                 )
             except OSError as error:
                 raise EmbeddedError(f"{self.name}: {self._command[0]} cannot be started: {error}") from error
@@ -142,8 +142,8 @@ class ServerProcess:
             return log.read().decode(errors="replace")
 
 
-def _end_with_owner() -> Callable[[], None] | None:
-    """What the child does between fork and exec, so that it does not outlive an owner that got SIGKILL."""
+def end_with_owner() -> Callable[[], None] | None:
+    """A child's ``preexec_fn``: it gets SIGTERM when the thread that starts it ends, also by SIGKILL of its process."""
     if sys.platform != "linux":
         return None
     prctl, owner = ctypes.CDLL(None).prctl, os.getpid()

@@ -6,15 +6,16 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
-import aiohttp
 import orjson
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.candidates import MEDIA_TYPE, Candidates, decode_candidates
 from aif_stream.errors import UpstreamError
+from aif_stream.online.asking import AskingClient
 from aif_stream.online.breaker import Breaker, State
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
@@ -22,9 +23,11 @@ from aif_stream.telemetry import kv
 log = logging.getLogger(__name__)
 
 _PATH: Final = "/v1/retrieve"
-_HEADERS: Final = {"content-type": "application/json", "accept": f"{MEDIA_TYPE}, application/json;q=0.5"}
+_ACCEPT: Final = f"{MEDIA_TYPE}, application/json;q=0.5"
 # 20,000 keys with an id of 256 characters each; what is longer is no answer of candidates.
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+# Each ask has its own deadline, of a second at most; this ends what nobody would end.
+_FORGOTTEN_S: Final = 60.0
 # Packed keys are a view of the answer's bytes (6 µs for 10,000), cheaper than a thread (50 µs); ids by
 # name in the header, or as JSON, take milliseconds.
 _SMALL_HEADER_BYTES: Final = 4096
@@ -44,19 +47,22 @@ class RetrievalClient:
         self._breakers = {(url, channel): Breaker() for url in self._urls for channel in self.channels}
         self._fair_s = settings.retrieval_budget_ms / 2000.0
         self._turns = itertools.count()
-        self._session: aiohttp.ClientSession | None = None
+        self._clients: dict[str, AskingClient] = {}
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(connector=connector, headers=_HEADERS, auto_decompress=False)
+        for url in self._urls:
+            client = AskingClient(
+                url, path=_PATH, accept=_ACCEPT, limit_bytes=_MAX_ANSWER_BYTES, timeout_s=_FORGOTTEN_S
+            )
+            self._clients[url] = await self._stack.enter_async_context(client)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._clients.clear()
+        await self._stack.aclose()
 
     def states(self) -> dict[str, State]:
         """Breaker states by ``url channel``."""
@@ -80,7 +86,7 @@ class RetrievalClient:
             try:
                 async with asyncio.timeout(left_s):
                     candidates = await self._ask_one(url, body, channel, request_id)
-            except (UpstreamError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (UpstreamError, TimeoutError) as error:
                 # A client's own tight deadline is no fault of the upstream.
                 if not isinstance(error, TimeoutError) or left_s >= self._fair_s:
                     breaker.failed()
@@ -93,16 +99,14 @@ class RetrievalClient:
         raise UpstreamError(problem, mend="check aif retrieval and AIF_RETRIEVAL_URLS")
 
     async def _ask_one(self, url: str, body: bytes, channel: str, request_id: str) -> Candidates:
-        if self._session is None:
+        client = self._clients.get(url)
+        if client is None:
             raise UpstreamError("the retrieval client is closed", mend="use it inside its `async with`")
-        async with self._session.post(url + _PATH, data=body, headers={"x-request-id": request_id}) as reply:
-            if reply.status != 200:
-                text = (await reply.content.read(300)).decode(errors="replace")
-                raise UpstreamError(f"HTTP {reply.status}: {text}")
-            if (reply.content_length or 0) > _MAX_ANSWER_BYTES:
-                raise UpstreamError(f"an answer of {reply.content_length} bytes")
-            data = await reply.read()
-            media_type = reply.content_type
+        status, data, media_type = await client.ask(body, b"x-request-id: %s\r\n" % request_id.encode())
+        if status == 0:
+            raise UpstreamError(data.decode(errors="replace"))
+        if status != 200:
+            raise UpstreamError(f"HTTP {status}: {data[:300].decode(errors='replace')}")
         if media_type == MEDIA_TYPE and int.from_bytes(data[:4], "little") <= _SMALL_HEADER_BYTES:
             return decode_candidates(data, media_type, channel)
         return await self._offload(lambda: decode_candidates(data, media_type, channel))

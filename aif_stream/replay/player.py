@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
 from aif_stream.errors import AifError, UpstreamError
-from aif_stream.replay.client import CONNECTIONS, HttpClient
+from aif_stream.http_client import CONNECTIONS, HttpClient
 from aif_stream.replay.tape import ANSWER, Answer, Bodies
 
 # Between "go" and the first request: both clients are connected, the collector is off.
@@ -110,7 +110,7 @@ class Recorder:
         """The player has taken up request i."""
         self.recording.send_error_s[i] = now_s - self.begin_s - self._due[i]
 
-    def ended(self, i: int, status: int, body: bytes) -> None:
+    def ended(self, i: int, status: int, body: bytes, _media_type: str = "") -> None:
         """An answer, or a failure (status 0) with its reason."""
         now_s = monotonic_s()
         found = self.recording

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
 from aif_stream.errors import BadInput, VersionError
-from aif_stream.replay.client import CONNECTIONS, HttpClient
+from aif_stream.http_client import CONNECTIONS, HttpClient
 from aif_stream.replay.drift import Drift, Interval, ItemChange, compare, quantile_difference
 from aif_stream.replay.player import Recorder, Recording, Side, nothing_answered, play
 from aif_stream.replay.schedule import constant, original
@@ -171,7 +171,7 @@ class Replay:
         """Ask once before the whole tape is sent for nothing."""
         found: list[tuple[int, bytes]] = []
         async with HttpClient(
-            self._plan.to, lambda _, status, answer: found.append((status, answer)), timeout_s=self._plan.timeout_s
+            self._plan.to, lambda _, status, answer, __: found.append((status, answer)), timeout_s=self._plan.timeout_s
         ) as client:
             client.submit(0, body, monotonic_s())
             await client.finish()

@@ -150,12 +150,20 @@ async def _costs(client: Client, servers: dict[str, tuple[str, int]], on_step: O
             "latency_ms": quantiles(one.latency),
             "user_ms": quantiles(one.stages["user"]),
             "score_ms": quantiles(one.stages["score"]),
+            "after_retrieval_ms": quantiles(_after_retrieval(one)),
             "degraded": one.degraded,
         }
         if cold is not None and model != "cold":
             line["over_cold"] = _over(cpu, cold)
+            medians = [float(np.median(_after_retrieval(each))) for each in (one, heard["cold"])]
+            line["after_retrieval_over_cold"] = round(medians[0] / medians[1] - 1, 4)
         found.append(line)
     return found
+
+
+def _after_retrieval(heard: Heard) -> list[float]:
+    """Join + score of each answer: what stands on the critical path, which is what the paper counts."""
+    return [join + score for join, score in zip(heard.stages["join"], heard.stages["score"], strict=True)]
 
 
 async def _alternating(

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aif_stream.bench import join
+from aif_stream.embedded.process import end_with_owner
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,6 +35,7 @@ async def feast(url: str, options: argparse.Namespace) -> dict[str, Any]:
             f"{where.hostname}:{where.port}",
             *(str(n) for n in (options.items, options.candidates, options.feast_requests, join.LAYOUT.dtype.itemsize)),
             stdout=asyncio.subprocess.PIPE,
+            preexec_fn=end_with_owner(),
         )
         output, _ = await child.communicate()
     if child.returncode:
