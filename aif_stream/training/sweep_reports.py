@@ -94,7 +94,9 @@ def signatures_report(records: Records) -> Report:
 
 def ladder_report(records: Records) -> Report:
     """Parts added and removed."""
-    lines = means(records)
+    first, *others = means(records)  # COLD is trained first, to be compared with, and stands above its own rungs
+    below = 1 + next((n for n, line in enumerate(others) if line["model"] == "cold, profile alone"), -1)
+    lines = [*others[:below], first, *others[below:]]
     names = [str(line["model"]) for line in lines]
     ticks = [(float(-n), name) for n, name in enumerate(names)]
     return Report(
@@ -170,7 +172,10 @@ def _form(line: Line) -> tuple[str, str]:
 def _frontier_place(line: Line) -> tuple[str, str]:
     """Series and label in the frontier: forms by bits, but coded tiers of so many bits by M."""
     form, bits = _form(line)
-    return (f"coded, {bits} bits, by M", form.split()[1]) if form.startswith("coded ") else (form, bits)
+    if not form.startswith("coded "):
+        return form, bits
+    words = int(form.split()[1])
+    return f"coded, {bits} bits, by M", str(words) if words < 1024 else f"{words // 1024}k"
 
 
 def _frontiers(lines: Sequence[Line]) -> list[Plot]:

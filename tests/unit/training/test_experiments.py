@@ -26,6 +26,8 @@ from aif_stream.training.skew import window
 from aif_stream.training.sources import open_data
 from aif_stream.training.staleness import changed, run_staleness
 from aif_stream.training.summary import own_data, spread
+from aif_stream.training.sweep import Entry, ladder, signature_entries
+from aif_stream.training.sweep_reports import ladder_report, signatures_report
 
 DATA = "synthetic:users=40,items=300,impressions=3000"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -167,6 +169,34 @@ def test_a_sweep_writes_results_figures_and_a_page(
     again = experiment(*arguments, "--data", DATA, "--out", str(out))
     assert isinstance(again.exception, TrainingDataError)
     assert "holds results already" in str(again.exception)
+
+
+def made_up(entries: list[Entry]) -> list[dict[str, Any]]:
+    """Records of two seeds in which each model gains .001 more than the one before."""
+    found = []
+    for number, entry in enumerate(entries):
+        value, gain = ({"value": x, "low": x, "high": x} for x in (0.6 + number / 1000, number / 1000))
+        line = {"model": entry.name, "kind": entry.kind.value, "choices": entry.choices, "bridges": {}}
+        line |= {"metrics": {"gauc": value, "auc": value, "hr@100": value}, "difference": {"gauc": gain}}
+        line |= {"online_ms_per_10k": 1.0 + number, "online_mflop_per_10k": 1.0 + number}
+        found += [line | {"seed": seed, "data": f"d{seed}"} for seed in (0, 1)]
+    return found
+
+
+def test_the_ladder_stands_in_the_order_of_its_rungs() -> None:
+    report = ladder_report(made_up(ladder()))
+    rungs = [word for _, word in report.plots[0].ticks]
+    assert rungs[:5] == ["twotower, profile alone", "twotower", "cold, profile alone", "cold", "cold + bea"]
+    assert [row[0] for row in report.tables[0].rows] == rungs
+    assert any("AIF without one part" in text and "tiers" in text for text in report.verdict)
+
+
+def test_the_frontier_holds_every_form_and_coded_tiers_by_their_words() -> None:
+    report = signatures_report(made_up(signature_entries([16, 64], [256, 16384])))
+    series = {series.name: [point.label for point in series.points] for series in report.plots[0].series}
+    assert series["tiers"] == series["attention"] == ["16", "64"]
+    assert series["coded, 16 bits, by M"] == series["coded, 64 bits, by M"] == ["256", "16k"]
+    assert {"cold", "exact", "linear", "linear+tiers"} < set(series)
 
 
 def test_skew_compares_mixtures_with_the_newest_closed_version(tmp_path: Path) -> None:
