@@ -27,7 +27,6 @@ class Bench:
         self._units = asyncio.PriorityQueue()
         self._number = itertools.count()
         self._task: asyncio.Task[None] | None = None
-        self.waiting = 0
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="bench")
@@ -40,6 +39,11 @@ class Bench:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def waiting(self) -> int:
+        """Units that have not begun."""
+        return self._units.qsize()
 
     async def run(self, priority: Priority, unit: Callable[[], T]) -> T:
         """Compute ``unit`` when its turn has come, and raise what it raises. Cancelling takes it out of the queue; what
