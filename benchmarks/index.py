@@ -17,7 +17,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +130,11 @@ async def redis_py_writes(store: N2OStore, url: str, options: argparse.Namespace
     }
 
 
-class EmptyLog:
-    """A change log in which nothing happens: a boot is then the bulk load alone."""
-
-    async def end_offsets(self) -> dict[int, int]:
-        return {0: 0}
-
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        pass
-
-    async def poll(self, max_records: int, timeout_ms: int) -> list[Any]:
-        return []
-
-    async def caught_up(self, ends: Mapping[int, int]) -> bool:
-        return True
-
-
 async def mirror(store: N2OStore, options: argparse.Namespace) -> dict[str, Any]:
     """Boot from Redis, then joins of 10,000 random rows."""
     loaded = Mirror(LAYOUT, VERSION, memory_mb=8192)
     start = time.perf_counter()
-    await loaded.boot(store, EmptyLog())
+    await loaded.load(store)
     seconds = time.perf_counter() - start
     wanted = np.random.default_rng(5).choice(options.items, min(10_000, options.items), replace=False)
     times = []

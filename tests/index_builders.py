@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -35,22 +34,6 @@ def rows_for(batch: Sequence[ItemWrite], layout: RowLayout = LAYOUT, computed_ms
         rows[i]["t"] = write.order.offset % 997
     rows["computed_ms"], rows["flags"] = computed_ms, VALID
     return rows
-
-
-class EmptyLog:
-    """A change log in which nothing happens."""
-
-    async def end_offsets(self) -> dict[int, int]:
-        return {0: 0}
-
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        pass
-
-    async def poll(self, max_records: int, timeout_ms: int) -> list[NoReturn]:
-        return []
-
-    async def caught_up(self, ends: Mapping[int, int]) -> bool:
-        return True
 
 
 async def read_index(

@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final, cast
 
@@ -38,22 +38,6 @@ from aif_stream.settings import Settings
 LAYOUT: Final = RowLayout(hidden=64, width=32, bridges=16, signature_bits=256)
 VERSION: Final = "bench"
 _STEP: Final = 2_000
-
-
-class EmptyLog:
-    """A change log in which nothing happens: a boot is then the bulk load alone."""
-
-    async def end_offsets(self) -> dict[int, int]:
-        return {0: 0}
-
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        """Nothing is read."""
-
-    async def poll(self, max_records: int, timeout_ms: int) -> list[Any]:
-        return []
-
-    async def caught_up(self, ends: Mapping[int, int]) -> bool:
-        return True
 
 
 async def fill(store: N2OStore, url: str, items: int) -> None:
@@ -97,7 +81,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         store = N2OStore(connection, Buckets(Settings().index_buckets))
         await fill(store, server.url, options.items)
         mirror = Mirror(LAYOUT, VERSION, memory_mb=4096)
-        await mirror.boot(store, EmptyLog())
+        await mirror.load(store)
 
         async def joined(keys: Keys) -> int:
             with mirror.reading() as view:

@@ -155,8 +155,9 @@ async def steady(
                 to_mirror.extend((applied_ms - rows["event_time_ms"].astype(np.int64)).tolist())
 
     async with LogReader(settings, N2O_ROWS) as reader, Producer(settings, "bench") as producer:
+        reader.seek(await reader.end_offsets())  # before the load: what that misses comes by the log
         async with open_redis(settings) as redis:
-            await mirror.boot(N2OStore(redis, Buckets(settings.index_buckets)), reader)
+            await mirror.load(N2OStore(redis, Buckets(settings.index_buckets)))
         listening = asyncio.create_task(listen(reader))
         tick_s, due, sent = 0.005, time.perf_counter(), 0
         while sent < rate * seconds:

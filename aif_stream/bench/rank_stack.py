@@ -17,33 +17,17 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import load_topics
-from aif_stream.bus.versions import publish_version
-from aif_stream.clock import now_ms
 from aif_stream.domain.candidates import MEDIA_TYPE, Candidates, encode_candidates
-from aif_stream.domain.events import BehaviorKind, ItemUpserted
-from aif_stream.domain.history import entry_bytes
-from aif_stream.domain.order import Order
-from aif_stream.domain.versions import VersionRecord, VersionState
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import end_with_owner, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.index.connection import open_redis
-from aif_stream.index.histories import HistoryStore
-from aif_stream.index.item_codec import ItemWrite
-from aif_stream.index.keys import Buckets
-from aif_stream.index.store import N2OStore
-from aif_stream.model.artefact import manifest_sha256, save
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.version import ModelVersion
+from aif_stream.runtime.filled_index import CATEGORIES, CONTENT, fill, publish_active
 from aif_stream.settings import Settings, handed_on
-
-CONTENT = 32
-CATEGORIES = 100
 
 
 def model_of(args: argparse.Namespace) -> ModelVersion:
@@ -52,7 +36,7 @@ def model_of(args: argparse.Namespace) -> ModelVersion:
         long=args.history,
         short=args.short,
         content_width=CONTENT,
-        categories=tuple(f"c{i}" for i in range(CATEGORIES)),
+        categories=CATEGORIES,
         codes=args.codes,
     )
     model = ModelVersion.init(config, 1, "bench")
@@ -61,50 +45,6 @@ def model_of(args: argparse.Namespace) -> ModelVersion:
         model.net.item_tower.codewords.numpy()[...] = words
         model = ModelVersion(model.name, model.net)
     return model
-
-
-async def fill(args: argparse.Namespace, settings: Settings, model: ModelVersion) -> None:
-    """Items 0 … N - 1 with rows, args.users users with L clicks each."""
-    random = np.random.default_rng(1)
-    async with open_redis(settings) as redis:
-        store = N2OStore(redis, Buckets(settings.index_buckets))
-        await store.ensure_layout()
-        await store.add_version(model.name)
-        for first in range(0, args.items, 4096):
-            numbers = range(first, min(first + 4096, args.items))
-            vectors = random.standard_normal((len(numbers), CONTENT)).round(3).tolist()
-            items = [
-                ItemUpserted(item_id=n, category=f"c{n % CATEGORIES}", content_vector=v)
-                for n, v in zip(numbers, vectors, strict=True)
-            ]
-            times = np.full(len(items), now_ms(), np.uint64)
-            rows = model.item_rows(items, times, np.arange(len(items), dtype=np.uint64), now_ms()).rows
-            batch = [
-                ItemWrite(n, str(n), Order(int(times[i]), i), msgspec.json.encode(items[i]))
-                for i, n in enumerate(numbers)
-            ]
-            await store.write_live(batch, {model.name: rows})
-        histories = HistoryStore(redis, settings.history_long)
-        for user in range(args.users):
-            touched = random.integers(0, args.items, args.history).tolist()
-            start = now_ms() - 60_000 * args.history
-            packed = b"".join(entry_bytes(k, BehaviorKind.CLICK, start + 60_000 * i) for i, k in enumerate(touched))
-            await histories.append({user: packed})
-
-
-async def publish(settings: Settings, model: ModelVersion) -> None:
-    directory = settings.models_dir / model.name
-    save(directory, model)
-    record = VersionRecord(
-        version=model.name,
-        state=VersionState.ACTIVE,
-        artefact=str(directory),
-        manifest_sha256=manifest_sha256(directory),
-        created_ms=now_ms(),
-        activation=1,
-    )
-    async with Producer(settings, "bench") as producer:
-        await publish_version(producer, record)
 
 
 def upstream(args: argparse.Namespace) -> None:
@@ -198,8 +138,8 @@ async def stack(args: argparse.Namespace, home: Path) -> AsyncIterator[Stack]:
                 Settings(), home=home, models_dir=home / "models", kafka_bootstrap=broker.bootstrap, redis_url=redis.url
             )
             model = model_of(args)
-            await fill(args, settings, model)
-            await publish(settings, model)
+            await fill(settings, model, args.items, dict.fromkeys(range(args.users), args.history))
+            await publish_active(settings, model, "bench")
             url = f"http://127.0.0.1:{port}"
             environ = {
                 "AIF_HOME": str(home),

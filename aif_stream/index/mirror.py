@@ -1,60 +1,37 @@
 """A serving process's copy of one version's rows: arena plus key -> slot table, kept fresh by the change log.
 
-Boot: note the end of ``aif.n2o-rows``, bulk-load the buckets of Redis, then apply the log from that end. Redis
-acknowledges before the log is written, so whatever the load missed is in the log behind that end. Every step
-keeps the newer row, so the two may overlap in any way. Away longer than the log is kept: boot again.
+``load`` takes what Redis holds, ``take`` a record of ``aif.n2o-rows``; both keep the newer row, so they may overlap in
+any way. Who calls them in which order, so that nothing is missed: ``online/mirror_feed.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
+from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.freshness import RecentLags
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
-from aif_stream.errors import BadEvent, IndexRefused
+from aif_stream.errors import IndexRefused
 from aif_stream.index.arena import Arena, Slots
-from aif_stream.index.changelog import LIVE, ChangeHead, decode_head, decode_rows, decode_superseded
+from aif_stream.index.changelog import LIVE, ChangeHead, decode_rows, decode_superseded
 from aif_stream.index.store import N2OStore
 from aif_stream.kernels.score import Stored
 from aif_stream.kernels.slots import SlotTable
-from aif_stream.telemetry import EVENTS_SKIPPED, FRESHNESS_LAG, MIRROR_ROWS, kv, observe_each
+from aif_stream.telemetry import FRESHNESS_LAG, MIRROR_ROWS, observe_each
 
 log = logging.getLogger(__name__)
 
 # SlotTable: 27 … 53 bytes per key; the arena keeps 8 bytes of key beside each row.
 _TABLE_BYTES: Final = 53
 _KEY_BYTES: Final = 8
-_POLL_RECORDS: Final = 64  # a poll hands over at most this many batches (some 10 MiB) at once
-_POLL_WAIT_MS: Final = 100
 _PURGE_STEP: Final = 65_536  # slots looked at under the write lock: about 1 ms
-
-
-class ChangeRecord(Protocol):
-    """One record of the change log."""
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
-    @property
-    def value(self) -> bytes | None: ...
-
-
-class ChangeLogReader(Protocol):
-    """What the mirror needs of a reader of ``aif.n2o-rows`` (``bus.LogReader`` is one); one reader per mirror."""
-
-    async def end_offsets(self) -> dict[int, int]: ...
-    def seek(self, offsets: Mapping[int, int]) -> None: ...
-    async def poll(self, max_records: int, timeout_ms: int) -> Iterable[ChangeRecord]: ...
-    async def caught_up(self, ends: Mapping[int, int]) -> bool: ...
 
 
 def row_bytes(layout: RowLayout) -> int:
@@ -63,7 +40,7 @@ def row_bytes(layout: RowLayout) -> int:
 
 
 class Mirror:
-    """Rows of one version. One writer (``apply``, ``boot``, ``follow``); readers in any thread beside it.
+    """Rows of one version. One writer (``load``, ``take``, ``apply``); readers in any thread beside it.
 
     ``memory_mb`` (``mirror_memory_mb``) bounds rows, keys and table together.
     """
@@ -117,40 +94,6 @@ class Mirror:
                 self._arena.retire(previous[previous >= 0])
             return kept
 
-    async def boot(self, store: N2OStore, reader: ChangeLogReader) -> None:
-        """Load everything and catch up with the log; ``caught_up`` is True afterwards. May be called again.
-
-        Raises ``IndexRefused`` before loading when the rows would not fit, ``IndexUnavailable`` when Redis goes.
-        """
-        start_s = monotonic_s()
-        self.caught_up = False
-        ends = await reader.end_offsets()
-        await self.load(store)
-        loaded = len(self)
-        reader.seek(ends)
-        await self.catch_up(reader)
-        self.caught_up = True
-        log.info(
-            kv(
-                "mirror.ready",
-                version=self.version,
-                rows=loaded,
-                mib=self.nbytes / 2**20,
-                seconds=elapsed_ms(start_s) / 1000,
-            )
-        )
-
-    async def catch_up(self, reader: ChangeLogReader) -> None:
-        """Apply the log up to where it ends now."""
-        ends = await reader.end_offsets()
-        while not await reader.caught_up(ends):
-            await self._take(reader)
-
-    async def follow(self, reader: ChangeLogReader) -> None:
-        """Apply the log until cancelled. After ``boot``, with the same reader."""
-        while True:
-            await self._take(reader)
-
     def purge_tombstones(self, older_than_ms: int) -> int:
         """Forget removals computed before this (wall time), in bounded steps; how many. As the store does."""
         gone = 0
@@ -185,17 +128,6 @@ class Mirror:
             async for keys, rows in store.scan_rows(bucket, self.version, self.layout):
                 self.apply(keys, rows)
         MIRROR_ROWS.labels(self.version).set(len(self))
-
-    async def _take(self, reader: ChangeLogReader) -> None:
-        """Apply one poll of the log, letting others run between records."""
-        for record in await reader.poll(_POLL_RECORDS, _POLL_WAIT_MS):
-            try:
-                self.take(decode_head(record.headers), record.value or b"")
-            except BadEvent as error:
-                # Nothing to acknowledge and nobody to answer: counted, said, and the log goes on.
-                EVENTS_SKIPPED.labels("mirror", error.reason).inc()
-                log.warning(kv("mirror.record_unreadable", version=self.version, problem=str(error)))
-            await asyncio.sleep(0)
 
     def take(self, head: ChangeHead, value: bytes) -> None:
         """Apply one record of the change log (another version's changes nothing).

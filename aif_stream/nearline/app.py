@@ -206,7 +206,8 @@ async def report_progress(book: VersionBook, tally: RebuildTally) -> None:
     for record in book.live():
         if record.state is VersionState.REBUILDING:
             found = await tally.read(record.version)
-            REBUILD_PROGRESS.labels(record.version).set(len(found.done) / found.total)
+            if book.records[record.version].state is VersionState.REBUILDING:  # and was not retired meanwhile
+                REBUILD_PROGRESS.labels(record.version).set(len(found.done) / found.total)
 
 
 async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:

@@ -15,7 +15,7 @@ from aif_stream.errors import ArtefactError
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import load
 from aif_stream.model.version import ModelVersion
-from aif_stream.telemetry import REBUILD_PROGRESS, kv
+from aif_stream.telemetry import REBUILD_PROGRESS, ROWS_INVALID, kv
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,11 @@ class LoadedVersions:
                     kept[name] = model
             for name in self._models.keys() - kept.keys():
                 log.info(kv("version.dropped", version=name))
-                with contextlib.suppress(KeyError):  # it never was rebuilt here
-                    REBUILD_PROGRESS.remove(name)
             self._models = kept
+            for name in book.records.keys() - live.keys():
+                for metric in (REBUILD_PROGRESS, ROWS_INVALID):
+                    with contextlib.suppress(KeyError):  # nothing was told of it here
+                        metric.remove(name)
 
     async def bring(self, names: frozenset[str]) -> bool:
         """Try to have ``names`` (Redis lists them) loaded or, the retired ones, unlisted; True when that is so.

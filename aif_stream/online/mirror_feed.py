@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from aif_stream.bus.consumer import Lost, Record
+from aif_stream.bus.consumer import Lost, OnLost, Record
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
@@ -63,12 +64,21 @@ class FedMirror:
         self.problem = problem
 
 
+OpenLog = Callable[[Settings, OnLost], LogReader]
+
+
+def change_log(settings: Settings, on_lost: OnLost) -> LogReader:
+    """A reader of the change log."""
+    return LogReader(settings, N2O_ROWS, on_lost=on_lost, client_id="aif-mirror")
+
+
 class MirrorFeed:
     """``run`` reads for ever; ``add`` and ``drop`` say which versions are mirrored."""
 
-    def __init__(self, settings: Settings, store: N2OStore) -> None:
+    def __init__(self, settings: Settings, store: N2OStore, open_log: OpenLog = change_log) -> None:
         self._settings = settings
         self._store = store
+        self._open_log = open_log
         self._fed: dict[str, FedMirror] = {}
         self._reader: LogReader | None = None
         self._lost: Lost | None = None
@@ -99,7 +109,7 @@ class MirrorFeed:
         """
         while True:
             try:
-                self._reader = LogReader(self._settings, N2O_ROWS, on_lost=self._on_lost, client_id="aif-mirror")
+                self._reader = self._open_log(self._settings, self._on_lost)
                 async with self._reader, asyncio.TaskGroup() as self._loads:
                     beside = (
                         self._loads.create_task(self._confirm(self._reader), name="mirror-confirm"),

@@ -62,8 +62,20 @@ class ServedVersions:
         Raises ``Overloaded`` when nothing is held yet, ``VersionError`` when ``name`` is not.
         """
         serving = self._chosen(name, user)
-        with serving.in_flight.one():
-            yield serving
+        try:
+            with serving.in_flight.one():
+                yield serving
+        finally:
+            if serving.name not in self._states:
+                # Let go meanwhile, and the answer is counted as soon as this ends: that series would stay for ever.
+                asyncio.get_running_loop().call_soon(self._forget, serving.name)
+
+    def _forget(self, name: str) -> None:
+        """End the series of a version that is held no longer."""
+        if name not in self._states:
+            for metric in (RANK_VERSION_SECONDS, RANK_VERSION_DEGRADED):
+                with suppress(KeyError):  # it never answered
+                    metric.remove(name)
 
     def behind(self, serving: Serving) -> bool:
         """Whether a version's rows here may be older than what Redis holds."""
@@ -170,13 +182,11 @@ class ServedVersions:
         for name, state in self._states.items():
             if states.get(name) != state:
                 MODEL_VERSION.remove(name, state)
-            if name not in states:
-                for metric in (RANK_VERSION_SECONDS, RANK_VERSION_DEGRADED):
-                    with suppress(KeyError):  # it never answered
-                        metric.remove(name)
         for name, state in states.items():
             MODEL_VERSION.labels(name, state).set(1)
-        self._states = states
+        left, self._states = self._states.keys() - states.keys(), states
+        for name in left:
+            self._forget(name)
         for serving in self._holding.held.values():
             if serving.mirror is not None:
                 serving.mirror.watched = serving is self._serving

@@ -17,35 +17,19 @@ from typing import Final
 
 import aiohttp
 import msgspec
-import numpy as np
 
-from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import load_topics
-from aif_stream.bus.versions import publish_version
-from aif_stream.clock import now_ms
-from aif_stream.domain.events import BehaviorKind, ItemUpserted
-from aif_stream.domain.history import entry_bytes
-from aif_stream.domain.order import Order
-from aif_stream.domain.versions import VersionRecord, VersionState
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import LOOPBACK, ServerProcess, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.index.connection import open_redis
-from aif_stream.index.histories import HistoryStore
-from aif_stream.index.item_codec import ItemWrite
-from aif_stream.index.keys import Buckets
-from aif_stream.index.store import N2OStore
-from aif_stream.model.artefact import manifest_sha256, save
 from aif_stream.model.config import Kind, ModelConfig
 from aif_stream.model.version import ModelVersion
+from aif_stream.runtime.filled_index import CATEGORIES, CONTENT, fill, publish_active
 from aif_stream.settings import Settings, handed_on
 
 USERS: Final = 16  # of each length of history
-_CONTENT: Final = 32
-_CATEGORIES: Final = tuple(f"c{n}" for n in range(100))
 _START_S: Final = 600.0  # several at once on one core, which others may use as well
 _STOP_S: Final = 20.0
-_BATCH: Final = 4096
 
 MODELS: Final[dict[str, ModelConfig]] = {
     "aif": ModelConfig(),
@@ -99,11 +83,12 @@ async def filled(model: str, items: int, histories: Sequence[int], home: Path, u
             redis_url=redis.url,
         )
         config = msgspec.structs.replace(
-            MODELS[model], long=max(histories), short=100, content_width=_CONTENT, categories=_CATEGORIES
+            MODELS[model], long=max(histories), short=100, content_width=CONTENT, categories=CATEGORIES
         )
         version = ModelVersion.init(config, 1, model)
-        await _fill(settings, version, items, histories)
-        await _publish(settings, version)
+        lengths = {group * USERS + n: length for group, length in enumerate(histories) for n in range(USERS)}
+        await fill(settings, version, items, lengths)
+        await publish_active(settings, version, "latency")
         yield Index(
             directory,
             {
@@ -172,47 +157,3 @@ async def _answers(session: aiohttp.ClientSession, url: str, post: bool = False)
             return reply.status < 300
     except (TimeoutError, aiohttp.ClientError, OSError):
         return False
-
-
-async def _fill(settings: Settings, version: ModelVersion, items: int, histories: Sequence[int]) -> None:
-    random = np.random.default_rng(1)
-    async with open_redis(settings) as redis:
-        store = N2OStore(redis, Buckets(settings.index_buckets))
-        await store.ensure_layout()
-        await store.add_version(version.name)
-        for first in range(0, items, _BATCH):
-            numbers = range(first, min(first + _BATCH, items))
-            vectors = random.standard_normal((len(numbers), _CONTENT)).round(3).tolist()
-            written = [
-                ItemUpserted(item_id=n, category=_CATEGORIES[n % len(_CATEGORIES)], content_vector=vector)
-                for n, vector in zip(numbers, vectors, strict=True)
-            ]
-            times = np.full(len(written), now_ms(), np.uint64)
-            rows = version.item_rows(written, times, np.arange(len(written), dtype=np.uint64), now_ms()).rows
-            batch = [
-                ItemWrite(n, str(n), Order(int(times[at]), at), msgspec.json.encode(written[at]))
-                for at, n in enumerate(numbers)
-            ]
-            await store.write_live(batch, {version.name: rows})
-        kept = HistoryStore(redis, max(histories))
-        for group, length in enumerate(histories):
-            for user in range(group * USERS, (group + 1) * USERS):
-                touched = random.integers(0, items, length).tolist()
-                begin_ms = now_ms() - 60_000 * length
-                entries = [entry_bytes(k, BehaviorKind.CLICK, begin_ms + 60_000 * n) for n, k in enumerate(touched)]
-                await kept.append({user: b"".join(entries)})
-
-
-async def _publish(settings: Settings, version: ModelVersion) -> None:
-    directory = settings.models_dir / version.name
-    save(directory, version)
-    record = VersionRecord(
-        version=version.name,
-        state=VersionState.ACTIVE,
-        artefact=str(directory),
-        manifest_sha256=manifest_sha256(directory),
-        created_ms=now_ms(),
-        activation=1,
-    )
-    async with Producer(settings, "latency") as producer:
-        await publish_version(producer, record)

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from aif_stream.bench.join import EmptyLog
 from aif_stream.bench.material import lines, model
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import BehaviorKind, ItemUpserted, decode_item
@@ -91,7 +90,7 @@ class World:
             touched = random.integers(0, options.items, options.history).tolist()
             packed = b"".join(entry_bytes(k, BehaviorKind.CLICK, start + 60_000 * i) for i, k in enumerate(touched))
             await self.histories.append({user: packed})
-        await self.mirror.boot(self.store, EmptyLog())
+        await self.mirror.load(self.store)
 
     async def user_side(self, user: int) -> Any:
         history = (await self.histories.read(user)).history

@@ -50,12 +50,12 @@ async def test_each_rule_and_panel_of_a_running_stack_has_an_answer(up: Up, tmp_
     places = up.settings()
     retrieval = [places["retrieval_urls"].removeprefix("http://")]
     async with scraping(tmp_path, f"127.0.0.1:{places['monitor_port']}", retrieval) as prometheus:
-        await eventually(lambda: scraped(prometheus), what="every role was scraped", within_s=60)
-        empty: list[str] = []
+        await eventually(lambda: scraped(prometheus), what="every role was scraped", within_s=90)
+        empty = list(PANELS)
         try:
-            await eventually(lambda: answered(prometheus, empty), what="every panel has data", within_s=60)
+            await eventually(lambda: answered(prometheus, empty), what="every panel has had data", within_s=90)
         finally:
-            assert empty == []
+            assert [title for title, _ in empty] == []
         for rule in rules():
             await prometheus.query(rule["expr"])
         assert await unknown_metrics(prometheus) == set()
@@ -149,17 +149,17 @@ TOO_FAINT = """() => {
 
 
 async def scraped(prometheus: Prometheus) -> bool:
-    found = await prometheus.query("up == 1")
+    """Whether every role has answered a scrape (a busy machine misses some: then ``up`` is 0 for a while)."""
+    found = await prometheus.query("max_over_time(up[10m]) == 1")
     roles = {sample["metric"]["role"] for sample in found}
-    return roles == {"explain", "monitor", "nearline", "retrieval", "serve"}
+    return roles >= {"explain", "monitor", "nearline", "retrieval", "serve"}
 
 
-async def answered(prometheus: Prometheus, empty: list[str]) -> bool:
-    """Whether every panel shows something, but those that count what went wrong; ``empty`` names the others."""
-    empty.clear()
-    for title, expression in PANELS:
-        if not await prometheus.query(expression) and not any(name in expression for name in NOTHING_IS_GOOD):
-            empty.append(title)
+async def answered(prometheus: Prometheus, empty: list[tuple[str, str]]) -> bool:
+    """Whether every panel has shown something by now, but those that count what went wrong; ``empty``: the others."""
+    for panel in list(empty):
+        if any(name in panel[1] for name in NOTHING_IS_GOOD) or await prometheus.query(panel[1]):
+            empty.remove(panel)
     return not empty
 
 

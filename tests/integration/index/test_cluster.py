@@ -23,7 +23,7 @@ from aif_stream.index.marks import MarkBook
 from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
 from aif_stream.settings import Settings
-from tests.index_builders import LAYOUT, EmptyLog, item, read_index, rows_for
+from tests.index_builders import LAYOUT, item, read_index, rows_for
 from tests.stack import eventually
 
 HALF = 8192
@@ -85,7 +85,7 @@ async def test_the_whole_index_works_over_two_nodes(redis: Redis, cluster: Clust
     items, by_version = await read_index(store, ["v1"])
     assert len(items) == len(by_version["v1"]) == await store.count_rows("v1") == 300
     mirror = Mirror(LAYOUT, "v1", memory_mb=1)
-    await mirror.boot(store, EmptyLog())
+    await mirror.load(store)
     assert len(mirror) == 300
     expected = [(write.key, write.order) for write in batch if store.buckets.of(write.key) == 3]
     rebuilt = rows_for([item(str(key), *order) for key, order in expected], computed_ms=9)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.domain.order import Order
@@ -26,6 +27,7 @@ from aif_stream.online.role import serve_role
 from aif_stream.online.serving import unknown_user
 from aif_stream.online.versions import ServedVersions
 from aif_stream.settings import Settings
+from aif_stream.telemetry import RANK_VERSION_SECONDS
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
 from tests.online_builders import (
@@ -177,7 +179,13 @@ async def test_a_version_that_is_let_go_is_named_until_its_last_request_ends_and
             assert pinned.mirror is not None
             assert len(pinned.mirror) == 40
         del pinned
+        RANK_VERSION_SECONDS.labels("v1").observe(0.01)  # as its last answer is counted, in the same step of the loop
         assert versions.names == ["v2"]
+
+        async def no_series() -> bool:
+            return REGISTRY.get_sample_value("aif_rank_version_seconds_count", {"version": "v1"}) is None
+
+        await eventually(no_series, what="its series has ended")
 
         async def freed() -> bool:
             return gone() is None and arena() is None

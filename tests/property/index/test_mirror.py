@@ -1,14 +1,21 @@
-"""The mirror equals Redis after any interleaving of writes, change log and boot."""
+"""The mirror that a server feeds equals Redis after any interleaving of writes, change log, load and loss."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, cast
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aif_stream.bus.consumer import Lost, OnLost, Partition
+from aif_stream.bus.reader import LogReader
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.index.changelog import Stamps, encode_rows
@@ -17,13 +24,18 @@ from aif_stream.index.item_codec import ItemWrite, WriteStatus
 from aif_stream.index.keys import Buckets
 from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
+from aif_stream.online import mirror_feed
+from aif_stream.online.mirror_feed import MirrorFeed
+from aif_stream.settings import Settings
 from tests.index_builders import LAYOUT, NOW_MS, item, read_index, rows_for
 
 
 @dataclass(frozen=True)
 class Logged:
+    offset: int
     headers: list[tuple[str, bytes]]
     value: bytes
+    partition: int = 0
 
 
 @dataclass
@@ -34,6 +46,17 @@ class Log:
     records: list[Logged] = field(default_factory=list)
     position: int = 0
 
+    on_lost: OnLost | None = None
+    lost: bool = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
     async def end_offsets(self) -> dict[int, int]:
         await self.world.goes_on()
         return {0: len(self.records)}
@@ -43,6 +66,10 @@ class Log:
 
     async def poll(self, max_records: int, timeout_ms: int) -> list[Logged]:
         await self.world.goes_on()
+        await asyncio.sleep(0)
+        if self.lost and self.on_lost is not None:
+            self.lost = False
+            self.on_lost(Lost(Partition("aif.n2o-rows", 0), 0, 1, 1))
         found = self.records[self.position : self.position + 1]
         self.position += len(found)
         return found
@@ -72,13 +99,15 @@ class World:
         self._steps = iter(steps)
         self._batches = batches
         self._acknowledged: dict[int, tuple[Keys, Rows]] = {}
+        self._turn = asyncio.Lock()  # the feed's tasks all push the world on
         store.world = self
 
     async def goes_on(self, count: int = 1) -> None:
         for _ in range(count):
-            step = next(self._steps, None)
-            if step is not None:
-                await self._do(*step)
+            async with self._turn:
+                step = next(self._steps, None)
+                if step is not None:
+                    await self._do(*step)
 
     async def _do(self, kind: str, number: int) -> None:
         if kind == "write":
@@ -92,7 +121,7 @@ class World:
         else:
             keys, rows = self._acknowledged[number]
             headers, value = encode_rows("v1", LAYOUT, keys, rows, Stamps(NOW_MS, NOW_MS))
-            self.log.records.append(Logged(headers, value))
+            self.log.records.append(Logged(len(self.log.records), headers, value))
 
 
 EVENT = st.builds(
@@ -122,9 +151,9 @@ def histories(draw: st.DrawFn) -> tuple[list[list[ItemWrite]], list[tuple[str, i
 
 
 @settings(max_examples=100, deadline=None)
-@given(case=histories(), again=st.booleans())
-async def test_the_mirror_equals_redis(
-    redis: Redis, case: tuple[list[list[ItemWrite]], list[tuple[str, int]], int], again: bool
+@given(case=histories(), loses=st.booleans())
+async def test_the_mirror_that_a_server_feeds_equals_redis(
+    redis: Redis, case: tuple[list[list[ItemWrite]], list[tuple[str, int]], int], loses: bool
 ) -> None:
     batches, steps, before = case
     await redis.everywhere("FLUSHALL")
@@ -133,13 +162,19 @@ async def test_the_mirror_equals_redis(
     world = World(store, steps, batches)
     await world.goes_on(before)
     mirror = Mirror(LAYOUT, "v1", memory_mb=1)
-    await mirror.boot(store, world.log)
-    assert mirror.caught_up
-    await world.goes_on(len(steps))
-    if again:
-        await mirror.boot(store, world.log)
-    else:
-        await mirror.catch_up(world.log)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mirror_feed, "_RETRY_S", 0.0)
+        async with feeding(world) as feed:
+            fed = feed.add(mirror)
+            await fed.ready.wait()
+            assert mirror.caught_up
+            if loses:  # while the world goes on: everything is loaded anew
+                fed.ready.clear()
+                world.log.lost = True
+                await fed.ready.wait()
+            await world.goes_on(len(steps))
+            while feed.positions != {0: len(world.log.records)}:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     _, rows = await read_index(store, ["v1"])
     keys = np.array(sorted(rows["v1"]), dtype=np.uint64)
@@ -147,3 +182,21 @@ async def test_the_mirror_equals_redis(
         mirrored, _ = view.join(keys)
     assert len(mirror) == len(keys)
     assert {int(key): row.tobytes() for key, row in zip(keys, mirrored, strict=True)} == rows["v1"]
+
+
+@asynccontextmanager
+async def feeding(world: World) -> AsyncIterator[MirrorFeed]:
+    """The feed of a server, running on the world's log."""
+
+    def open_log(_: Settings, on_lost: OnLost) -> LogReader:
+        world.log.on_lost = on_lost
+        return cast("LogReader", world.log)
+
+    feed = MirrorFeed(Settings(), world.store, open_log)
+    running = asyncio.create_task(feed.run())
+    try:
+        async with asyncio.timeout(60):
+            yield feed
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

@@ -181,7 +181,7 @@ class LogConsumer:
 
 
 class LogReader:
-    """The whole of one topic, as a server reads the change log (index.mirror.ChangeLogReader)."""
+    """The whole of one topic, as a server reads the change log (bus.LogReader)."""
 
     def __init__(self, topics: Topics, topic: str) -> None:
         self._logs = topics.of(topic)

@@ -19,6 +19,7 @@ from aif_stream.domain.events import EventType
 from aif_stream.domain.order import Order
 from aif_stream.domain.versions import VersionBook, VersionState
 from aif_stream.errors import AifError
+from aif_stream.index.changelog import decode_head
 from aif_stream.index.connection import Redis
 from aif_stream.index.keys import Buckets
 from aif_stream.index.marks import MarkBook
@@ -139,11 +140,19 @@ class Server:
         if book.active is not None and book.active not in self.mirrors:
             mirror = Mirror(self._world.models[book.active].layout, book.active, memory_mb=1)
             reader = LogReader(self._world.topics, N2O_ROWS)
-            await mirror.boot(self._world.store, reader)
+            reader.seek(await reader.end_offsets())
+            await mirror.load(self._world.store)
             self.mirrors[book.active] = (mirror, reader)
         self.pinned = book.active
         for mirror, reader in self.mirrors.values():
-            await mirror.catch_up(reader)
+            await self._catch_up(mirror, reader)
+
+    async def _catch_up(self, mirror: Mirror, reader: LogReader) -> None:
+        """As ``online.mirror_feed`` does with one reader for all."""
+        ends = await reader.end_offsets()
+        while not await reader.caught_up(ends):
+            for record in await reader.poll(64, 100):
+                mirror.take(decode_head(record.headers), record.value or b"")
 
 
 @dataclass
