@@ -11,7 +11,6 @@ starved. Each form is a process of its own: peak memory is its own, data include
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from aif_stream.training.dataset import Dataset
 from aif_stream.training.loop import FULL, Trainer
+from aif_stream.training.report import about
 from aif_stream.training.sources import open_data
 
 # Form -> workers of its DataLoader; None: the trainer's own batches.
@@ -133,15 +133,14 @@ def main(impressions: int, baseline_impressions: int, threads: int, form: str, o
         most = 0 if FORMS[form] is None else baseline_impressions
         print(json.dumps(measure(form, data, most, threads)))
         return
-    load, lines = os.getloadavg()[0], []
+    told, lines = about(), []
     for name in FORMS:
         command = [sys.executable, __file__, "--form", name, "--impressions", str(impressions)]
         command += ["--baseline-impressions", str(baseline_impressions), "--threads", str(threads)]
         lines.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
         print(json.dumps(lines[-1]), flush=True)
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    machine = {"torch": torch.__version__, "threads": threads, "load": round(load, 1), "commit": head.strip()}
-    out.write_text(json.dumps({"data": data, **machine, "forms": lines}, indent=1) + "\n")
+    told = {name: value for name, value in told.items() if name != "command"} | {"threads": threads}
+    out.write_text(json.dumps({"data": data, **told, "forms": lines}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

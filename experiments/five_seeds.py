@@ -15,7 +15,6 @@ so they hold for another seed of data and training, not only for other users of 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from aif_stream.training.cost import mflop, online_ms
 from aif_stream.training.dataset import Dataset
 from aif_stream.training.evaluate import Served, judge
 from aif_stream.training.loop import FULL, Trainer
+from aif_stream.training.report import about
 from aif_stream.training.schema import centre_content, config_for, fit_codes
 from aif_stream.training.sources import open_data
 
@@ -173,8 +173,8 @@ def times(selection: Path, out: Path) -> None:
     }
     aif = lines["aif"]["ms_per_10k"]
     shares = {f"aif to {name}": round(aif / lines[name]["ms_per_10k"], 5) for name in ("softmax", "din", "exact")}
-    machine = {"torch": torch.__version__, "threads": 1, "commit": commit(), "B": 10_000, "L": 1_000}
-    out.write_text(json.dumps({**machine, "models": lines, "shares": shares}, indent=1) + "\n")
+    sizes = {"threads": 1, "B": 10_000, "L": 1_000}
+    out.write_text(json.dumps({**ran(), **sizes, "models": lines, "shares": shares}, indent=1) + "\n")
     for name, line in lines.items():
         click.echo(f"{name:20s} {line['ms_per_10k']:10.2f} ms {line['mflop_per_10k']:10.0f} MFLOP")
     click.echo(json.dumps(shares))
@@ -226,6 +226,7 @@ def train_all(
             "epochs": version.metrics["epochs"],
             "bridges": version.metrics["bridges"],
             "data_sha256": version.metrics["data_sha256"],
+            "commit": ran()["commit"],
         }
         if judged:
             found = judge(Served(version, opened[1]), opened[1], top=False).metrics()
@@ -238,7 +239,7 @@ def train_all(
 
 def write(out: Path, data: str, records: list[dict[str, Any]], found: dict[str, Any]) -> None:
     recipe = {"epochs": RECIPE.epochs, "patience": RECIPE.patience, "history": RECIPE.history}
-    content = {"data": named(data), "recipe": recipe, "commit": commit(), "summary": found, "records": records}
+    content = {"data": named(data), "recipe": recipe, **ran(), "summary": found, "records": records}
     draft = out.with_suffix(".draft")
     draft.write_text(json.dumps(content, indent=1) + "\n")
     draft.replace(out)
@@ -250,10 +251,9 @@ def named(data: str) -> str:
     return f"{kind}:{Path(rest).name}"
 
 
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def ran() -> dict[str, Any]:
+    """What the file was written with and beside."""
+    return {name: value for name, value in about().items() if name in {"commit", "torch", "machine", "load_average"}}
 
 
 def _untrained(data: Dataset, kind: Kind, settings: Settings) -> ModelVersion:
