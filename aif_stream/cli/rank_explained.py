@@ -105,7 +105,7 @@ def _one(each: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head]
     if "shapley" in stages:
         rows = [(one["name"], one["effect"], one["bar"]) for one in stages["shapley"]["groups"]]
-        parts.append(_bars("refined: what each group adds (logits)", rows))
+        parts.append(_bars("refined: what each group adds (logits)" + _from_near(stages["shapley"]), rows))
     elif "native" in stages:
         rows = [(_TERMS.get(one["name"], one["name"]), one["effect"], 0.0) for one in stages["native"]["terms"]]
         parts.append(_bars("coarse: against the mean item of this answer (logits)", rows))
@@ -129,6 +129,11 @@ def _bars(title: str, rows: list[tuple[str, float, float]]) -> RenderableType:
         value = f"{effect:+.3f}" + (f" ± {bar:.3f}" if bar else "")
         table.add_row(name, Text(drawn.ljust(2 * _WIDTH + 1), style="red" if effect < 0 else "green"), value)
     return table
+
+
+def _from_near(stage: dict[str, Any]) -> str:
+    """What a stage of a like user says of itself."""
+    return f", of a like user: {stage['near']['disagreement']:.1%} off on average" if "near" in stage else ""
 
 
 def _otherwise(stage: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ def counterfactual(case: Case, names: Names) -> dict[str, Any]:
     blocks = _blocks(case)
     return {
         "units": "logit",
+        "baseline": "the best item that was left out, scored anew for the changed user",
         "possible": True,
         "cut_item": None if case.head.cut is None else case.head.cut.item_id,
         "margin": margin,

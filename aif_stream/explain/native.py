@@ -83,11 +83,13 @@ def native(case: Case, names: Names) -> dict[str, Any]:
         ],
         "bridges": _bridges(layer),
         "tiers": _tiers(case, layer),
+        "categories": _categories(case, layer),
         "attention": _attention(case, names),
         "behaviors": [
             {**behavior(case, place, names), "similarity": _or_none(similar[place]), "effect": effects[place]}
             for place in ranked
         ],
+        "attention_basis": "share of the profile's attention, oldest first; the same for every item of this answer",
         "behaviors_basis": f"score less the score without it; {len(places)} nearest of {len(case.entries)} were tried",
     }
 
@@ -129,6 +131,24 @@ def _tiers(case: Case, layer: FirstLayer) -> list[dict[str, Any]]:
         }
         for place, (feature, effect) in enumerate(zip(layer.tier_features, effects, strict=True))
     ]
+
+
+def _categories(case: Case, layer: FirstLayer) -> list[dict[str, Any]]:
+    """What the user's history of the item's own category (and second key) adds; ``behaviors``: how many there are."""
+    config, found = case.version.config, []
+    second = next((field.vocabulary for field in config.item_fields if field.name == config.second_key), ())
+    for term, field, names in (("category", "category", config.categories), ("second_key", "key2", second)):
+        if term in layer.terms:
+            number = int(case.row[field][0])
+            found.append(
+                {
+                    "by": "category" if term == "category" else config.second_key,
+                    "name": names[number] if 0 <= number < len(names) else None,
+                    "behaviors": int((case.history_rows[field] == number).sum()),
+                    "effect": layer.terms[term],
+                }
+            )
+    return found
 
 
 def _attention(case: Case, names: Names) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from aif_stream.telemetry import EXPLAIN_NEAR, EXPLAIN_NEAR_DISAGREEMENT, kv
 log = logging.getLogger(__name__)
 
 # Hits and disagreement by step: experiments/explain_cache.py.
-STEP: Final = 0.1
+STEP: Final = 0.05
 # Compared before the first hit is told. A mean of .1 with a deviation as large is known to .05 (95 %) then.
 TRIAL: Final = 16
 WINDOW: Final = 64

@@ -15,8 +15,10 @@ import pytest
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.versions import publish_version, read_versions
 from aif_stream.domain.versions import VersionState
+from aif_stream.explain.near import TRIAL, WINDOW
 from aif_stream.index.connection import open_redis
 from aif_stream.index.explanations import ExplanationStore
+from aif_stream.index.near_cache import NearStore
 from tests.integration.explain.conftest import IDS, Stack, serving, worker
 from tests.stack import eventually
 
@@ -188,6 +190,49 @@ async def test_facts_that_have_gone_are_told_from_a_request_that_never_was(stack
     async with worker(stack.settings):
         ended = await stack.ended(name)
     assert (ended["state"], "have expired" in ended["reason"]) == ("failed", True)
+
+
+async def test_facts_beyond_the_size_bound_go_oldest_first_and_are_told_as_gone(stack: Stack) -> None:
+    small = dataclasses.replace(stack.settings, explain_facts_mb=1)
+    async with serving(small) as bounded, open_redis(small) as redis:
+        store = ExplanationStore(redis, keep_s=60, facts_s=60)
+
+        async def answered() -> tuple[dict[str, Any], int]:
+            """An answer and the bytes of its facts, once they are written."""
+            answer = await bounded.client.rank("ann", candidates=IDS, k=40, explain=True)
+
+            async def size() -> int:
+                return len((await store.facts(answer["request_id"]))[0] or b"")
+
+            return answer, await eventually(size, what="the facts are written")
+
+        first, size_bytes = await answered()
+        for _ in range(2**20 // size_bytes):
+            await bounded.client.rank("ann", candidates=IDS, k=40, explain=True)
+        await answered()
+        status, problem = await bounded.client.post(
+            "/v1/explanations", {"request_id": first["request_id"], "item_id": first["items"][0]["item_id"]}
+        )
+        assert (status, "have expired" in problem["detail"]) == (410, True)
+
+
+async def test_a_like_question_is_answered_by_the_near_cache_and_says_so(stack: Stack) -> None:
+    async with open_redis(stack.settings) as redis:
+        near = NearStore(redis, keep_s=600, off_s=600, window=WINDOW)
+        for _ in range(TRIAL):
+            await near.measured(stack.model.name, 0.0)
+    ended = []
+    async with worker(dataclasses.replace(stack.settings, explain_near_check=0.0)):
+        for k in (40, 41):  # of 40 candidates: the same answer to another question
+            answer = await stack.client.rank("ann", candidates=IDS, k=k, explain=True)
+            item = answer["items"][5]["item_id"]
+            ended.append(
+                await stack.ended((await stack.ask(answer["request_id"], item, method="shapley"))["explanation_id"])
+            )
+    assert [each["cache"] for each in ended] == ["none", "near"]
+    own, like = (each["stages"]["shapley"] for each in ended)
+    assert (like["groups"], like["cache"], like["near"]["disagreement"]) == (own["groups"], "near", 0.0)
+    assert ended[1]["stages"]["native"]["score"] == ended[1]["score"]
 
 
 async def test_an_unknown_explanation_is_404_everywhere(stack: Stack) -> None:

@@ -12,7 +12,7 @@ from aif_stream.errors import Unexplainable
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual
 from aif_stream.explain.native import left_out, native, nearest
-from aif_stream.explain.shapley import Game, enumerated, shapley
+from aif_stream.explain.shapley import Game, enumerated, shapley, shapley_stage
 from aif_stream.model.attribution import _terms
 from aif_stream.model.config import Kind
 from tests.explain_builders import make_facts
@@ -67,6 +67,29 @@ def test_every_served_model_and_user_is_explained(kind: Kind, history: int) -> N
         assert stage["behaviors"] == stage["attention"] == []
     assert np.isfinite([*shapley(Game(case))][-1].values).all()
     assert counterfactual(case, {})["possible"]
+
+
+def test_categories_are_named_with_what_the_history_of_them_adds() -> None:
+    for place in range(10):
+        case = case_of(place=place, second_key="brand")
+        stage = native(case, {})
+        effects = {term["name"]: term["effect"] for term in stage["terms"]}
+        for found, term, field in zip(
+            stage["categories"], ("category", "second_key"), ("category", "key2"), strict=True
+        ):
+            assert found["effect"] == effects[term]
+            assert found["behaviors"] == (case.history_rows[field] == case.row[field][0]).sum()
+        assert stage["categories"][0]["name"] in {"tea", "books", "lamps", None}
+        assert stage["categories"][1]["by"] == "brand"
+    assert native(case_of(Kind.TWOTOWER), {})["categories"] == []
+
+
+def test_every_stage_says_against_what_and_in_which_unit() -> None:
+    case = case_of()
+    *_, estimate = shapley(Game(case))
+    for stage in (native(case, {}), shapley_stage(estimate), counterfactual(case, {})):
+        assert stage["units"] == "logit"
+        assert stage["baseline"]
 
 
 def test_what_a_behavior_adds_is_the_score_less_the_score_of_a_user_without_it() -> None:
