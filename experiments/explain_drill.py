@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from aif_stream.embedded.process import ServerProcess
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.online.role import serve_role
 from aif_stream.settings import Settings, variable
+from experiments.explain_system import FINAL, Asker, machine
 from tests.model_builders import make_items, small_version
 from tests.online_builders import Client, activate, online_settings, open_index, running
 
-FINAL = ("complete", "failed", "cancelled", "expired")
 ITEMS = [str(i) for i in range(60)]
 
 
@@ -79,46 +80,22 @@ class Workers:
         await asyncio.gather(*(process.stop(20.0) for process in self.running))
 
 
-async def ask(client: Client, request_id: str, item_id: str, priority: str) -> str:
-    """Ask until it is accepted; being asked twice does no harm."""
-    while True:
-        try:
-            body = {"request_id": request_id, "item_id": item_id, "priority": priority, "deadline_ms": 3_600_000}
-            status, reply = await client.post("/v1/explanations", body)
-            if status == 202:
-                return str(reply["explanation_id"])
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            pass
-        await asyncio.sleep(0.2)
-
-
-async def follow(client: Client, name: str, cut_s: float) -> list[tuple[str, str]]:
+async def follow(asker: Asker, name: str, cut_s: float) -> list[tuple[str, str]]:
     """(id, state) of every event, over connections that are cut at random moments."""
     heard: list[tuple[str, str]] = []
     while not heard or heard[-1][1] not in FINAL:
-        headers = {"last-event-id": heard[-1][0]} if heard else {}
-        try:
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(random.uniform(0.05, cut_s)):
-                url = f"{client.url}/v1/explanations/{name}/events"
-                async with client.session.get(url, headers=headers) as reply:
-                    event = ""
-                    async for raw in reply.content:
-                        field, _, value = raw.decode().rstrip("\n").partition(": ")
-                        if field == "id":
-                            event = value
-                        elif field == "data":
-                            heard.append((event, json.loads(value)["state"]))
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            pass
+                async for entry, told in asker.events(name, heard[-1][0] if heard else ""):
+                    heard.append((entry, told["state"]))
         await asyncio.sleep(0.05)
     return heard
 
 
-async def states(client: Client, names: list[str]) -> Counter[str]:
+async def states(asker: Asker, names: list[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in names:
-        status, body = await client.get(f"/v1/explanations/{name}")
-        found[body["state"] if status == 200 else f"http {status}"] += 1
+        found[(await asker.look(name))["state"]] += 1
     return found
 
 
@@ -131,11 +108,12 @@ async def drill(
         answer = await client.rank(f"u{len(wanted) % 7}", candidates=random.sample(ITEMS, 40), k=20, explain=True)
         wanted += [(answer["request_id"], item["item_id"]) for item in answer["items"]]
     wanted = wanted[: options.count]
-    gate = asyncio.Semaphore(16)
+    gate, asker = asyncio.Semaphore(16), Asker(client.session, client.url)
 
     async def one(request_id: str, item_id: str) -> str:
         async with gate:
-            return await ask(client, request_id, item_id, random.choice(["high", "normal", "low"]))
+            priority = random.choice(["high", "normal", "low"])
+            return await asker.ask(request_id, item_id, priority=priority, deadline_ms=3_600_000)
 
     async def chaos() -> None:
         for number in range(options.kills):
@@ -152,27 +130,31 @@ async def drill(
     keeping = asyncio.create_task(workers.keep())
     names = list(await asyncio.gather(*(one(*each) for each in wanted)))
     chosen = random.sample(names, min(options.followers, len(names)))
-    following = [asyncio.create_task(follow(client, name, options.cut_s)) for name in chosen]
+    following = [asyncio.create_task(follow(asker, name, options.cut_s)) for name in chosen]
     await hitting
     while True:
-        found = await states(client, names)
+        found = await states(asker, names)
         sys.stderr.write(f"{time.monotonic() - begin_s:6.0f} s {dict(found)}\n")
         if all(state in FINAL or state.startswith("http") for state in found):
             break
         await asyncio.sleep(2.0)
     keeping.cancel()
     heard = await asyncio.gather(*following)
-    whole = {name: await follow(client, name, 1e6) for name in chosen}
+    whole = {name: await follow(asker, name, 1e6) for name in chosen}
     return {
         "asked": len(names),
         "distinct": len(set(names)),
         "states": dict(found),
+        "workers": options.workers,
         "kills": workers.kills,
+        "broker_restarts": 1,
+        "redis_restarts": 1,
         "followers": len(chosen),
         "events_twice": sum(len(ids) - len({event for event, _ in ids}) for ids in heard),
         "events_missing": sum(len(set(whole[n]) - set(ids)) for n, ids in zip(chosen, heard, strict=True)),
         "finals_more_than_one": sum(sum(state in FINAL for _, state in ids) != 1 for ids in heard),
         "seconds": round(time.monotonic() - begin_s, 1),
+        "machine": machine(),
     }
 
 
