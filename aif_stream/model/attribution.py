@@ -116,9 +116,9 @@ def short_attention(
 ) -> F32:
     """How the profile's attention is spread over the newest entries: f32 (S), in the history's order, sum 1.
 
-    ``history`` and ``rows`` (L): entries that the version uses, oldest first.
+    ``history`` and ``rows`` (L): entries that the version uses, oldest first. Empty where u reads no history.
     """
-    if not len(history):
+    if not len(history) or not version.config.user_history:
         return np.zeros(0, np.float32)
     with torch.inference_mode():
         tower = version.net.user_tower
