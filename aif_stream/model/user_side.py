@@ -126,6 +126,9 @@ class UserTower(nn.Module):
 
 def signature_matrix(history: Histories) -> Tensor:
     """M = Σ_j σ_j t_jᵀ / 2WL over entries with content -> (R, W, D)."""
-    sigma = history.sigma * history.mask[..., None]
-    count = sigma.abs().amax(-1).sum(1).clamp(min=1)[:, None, None]  # (R, 1, 1)
-    return sigma.transpose(1, 2) @ history.t / (2 * sigma.shape[-1] * count)  # (R, W, L) @ (R, L, D)
+    sigma, here = history.sigma, history.mask.to(history.t.dtype)
+    # An entry's signs are all ±1 or, without content, all 0: the first one counts it. Masking t is the same sum as
+    # masking σ, which is W / D times as large.
+    count = (sigma[..., 0].abs() * here).sum(1).clamp(min=1)[:, None, None]  # (R, 1, 1)
+    t = history.t * here[..., None]
+    return sigma.transpose(1, 2) @ t / (2 * sigma.shape[-1] * count)  # (R, W, L) @ (R, L, D) -> (R, W, D)

@@ -12,7 +12,6 @@ Everything waits inside one deadline. What does not come in time, or fails, is m
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -200,13 +199,20 @@ class Merger:
 
     async def _advance(self, run: Run) -> None:
         """Carry what has arrived as far as it goes. Several channels that answer together are one piece of work."""
+        if run.waited_for:
+            return  # whoever waits for the others takes ours along
         if run.awaited:
-            with contextlib.suppress(TimeoutError):
+            run.waited_for = True
+            try:
                 async with asyncio.timeout(_TOGETHER_S):
                     await run.retrieved.wait()
+            except TimeoutError:
+                pass
+            finally:
+                run.waited_for = False
         async with run.turn:
             await self._progress.join(run)
-        if run.user is not None:
+        if run.user is not None and not run.user.done():
             await asyncio.shield(run.user)
         async with run.turn:
             await self._progress.score(run)

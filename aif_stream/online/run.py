@@ -60,6 +60,7 @@ class Run:
 
     ``turn``: who holds it works on the parts, in a thread or on the loop; nobody else touches ``pool``, ``parts`` and
     the busy times then. ``arrived``: answers that nobody has taken up yet. ``awaited``: channels still out.
+    ``waited_for``: somebody waits a moment so that what arrives meanwhile is one piece of work.
     ``keeps_rows``: the candidates' rows are wanted after scoring, too (facts of an explanation).
     """
 
@@ -85,6 +86,7 @@ class Run:
     join_s: Busy = field(default_factory=Busy)
     score_s: Busy = field(default_factory=Busy)
     failure: AifError | None = None
+    waited_for: bool = False
     keeps_rows: bool = False
 
     def short_of(self, reason: str) -> None:
