@@ -71,7 +71,11 @@ async def test_candidates_come_from_retrieval_and_a_small_catalogue_is_answered_
             async with running(serve_role, serving) as client:
                 answer = await client.rank("ann", k=200)
                 stranger = await client.rank("nobody", k=200)
-    for found in (answer, stranger):
+                # Facts are kept of it, so its rows are copied before they are scored; the others' are read in place.
+                explained = await client.rank("ann", k=200, explain=True)
+    assert explained["items"] == answer["items"]
+    assert explained["freshness"]["newest_event_ms"] == answer["freshness"]["newest_event_ms"] > 0
+    for found in (answer, stranger, explained):
         assert found["coverage"] == {"candidates": 200, "scored": 200, "recomputed": 0, "missing": 0}
         assert {item["item_id"] for item in found["items"]} == {item.item_id for item in items}
         assert found["degraded"] == []
@@ -94,8 +98,9 @@ async def test_the_user_side_runs_while_retrieval_is_awaited(
                 answers = [await client.rank("ann") for _ in range(10)]
     times = [answer["timings_ms"] for answer in answers]
     assert all(t["retrieval"] >= 70 for t in times)
-    # All of the user side is hidden: it begins with retrieval and ends before it (most times, on a busy machine).
-    assert sum(abs(t["overlap_saved"] - t["user"]) < 1.0 for t in times) >= 5
+    # All of the user side is hidden: it begins with retrieval and ends before it. On a busy machine the two begin some
+    # milliseconds apart; one after the other would hide nothing in any answer.
+    assert any(t["overlap_saved"] > t["user"] / 2 for t in times), times
     best = min(times, key=lambda t: t["total"])
     assert best["total"] < best["retrieval"] + best["join"] + best["score"] + 10
 
@@ -120,7 +125,8 @@ async def test_without_overlap_the_user_side_follows_retrieval_and_the_answer_is
                     named = await client.rank("ann", k=60, candidates=[str(i) for i in range(60)])
                     assert same_items(named, found[0])
     assert same_items(*found)
-    assert found[1]["timings_ms"]["overlap_saved"] == pytest.approx(0, abs=1)
+    # Nothing is hidden; below 0: a busy machine paused between the two.
+    assert found[1]["timings_ms"]["overlap_saved"] <= 1
     assert found[1]["degraded"] == []
 
 
