@@ -169,7 +169,7 @@ async def main(options: argparse.Namespace) -> int:
                 online_settings(kafka.bootstrap, redis.url, directory, retrieval_urls="http://127.0.0.1:9"),
                 kafka_session_timeout_ms=6000,
                 explain_client_rate=1e6,
-                explain_facts_s=3600.0,
+                explain_facts_s=21_600.0,
                 explain_facts_mb=1024,
                 explain_nice=0,
             )
