@@ -95,7 +95,11 @@ async def follow(asker: Asker, name: str, cut_s: float) -> list[tuple[str, str]]
 async def states(asker: Asker, names: list[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in names:
-        found[(await asker.look(name))["state"]] += 1
+        state = (await asker.look(name))["state"]
+        while state.startswith("http 5"):  # Redis did not answer in time: that is no state
+            await asyncio.sleep(0.5)
+            state = (await asker.look(name))["state"]
+        found[state] += 1
     return found
 
 
