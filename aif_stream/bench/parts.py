@@ -13,21 +13,23 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from aif_stream.bench.material import lines, model
-from aif_stream.bus.events import ItemEvent, event_headers, item_from_record
+from aif_stream.bus.events import event_headers
 from aif_stream.bus.salvage import Plain, plain_records
 from aif_stream.clock import now_ms
-from aif_stream.domain.events import EventType, decode_item
+from aif_stream.domain.events import MAX_AHEAD_MS, EventType, decode_item
 from aif_stream.index import packing
 from aif_stream.index.changelog import Stamps, encode_rows
-from aif_stream.index.item_codec import ItemWrite
 from aif_stream.index.keys import Buckets
+from aif_stream.index.writes import Writes
+from aif_stream.kernels.native import Level
+from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.app import spare_the_collector
-from aif_stream.nearline.newest import coalesce
-from aif_stream.nearline.work import Taken
+from aif_stream.nearline.item_records import ItemRecords, newest_records, read_records, writes_of
 
 _BATCHES: Final = 8
 _ROUNDS: Final = 5
 _ZSTD: Final = 4
+_LIMIT_BYTES: Final = 1 << 20
 
 
 def measure(content: int, batch: int) -> dict[str, float]:
@@ -51,22 +53,23 @@ def measure(content: int, batch: int) -> dict[str, float]:
         return outputs
 
     records = stage("fetched bytes to records (zstd, CRC)", _parse, stored)
-    stage("of decode: JSON to struct", lambda some: [decode_item(r.value) for r in some], records)
-    batches = stage("decode", lambda some: [Taken(r, item_from_record(r)) for r in some], records)
-    newest = stage("newest of each item", coalesce, batches)
-    events: list[list[ItemEvent]] = [[held.taken.event for held in some] for some in newest]
-    writes = [[ItemWrite(e.key, e.id_text, e.order, e.payload) for e in some] for some in events]
-    both = list(zip(events, writes, strict=True))
-    stage("of item side: features", lambda some: version._items.encode([e.item for e in some]), events)
-    rows = stage("item side", lambda pair: _rows(version, *pair), both)
+    read = stage("decode", lambda some: read_records(some, MAX_AHEAD_MS, _LIMIT_BYTES)[0], records)
+    stage("newest of each item", newest_records, read)
+    every = np.arange(batch)
+    stage("of item side: features", lambda some: version._items.encode_columns(some.columns, every), read)
+    writes = [writes_of(some, every) for some in read]
+    rows = stage("item side", lambda pair: _rows(version, *pair), list(zip(read, writes, strict=True)))
     ready = list(zip(writes, rows, strict=True))
     heads, buckets = packing.WriteHeads(), Buckets(256)
     stage("scripts' arguments", lambda pair: _pack(pair[0], pair[1], buckets, heads), ready)
     stage(
         "change log record",
-        lambda pair: encode_rows("bench", version.layout, _keys(pair[0]), pair[1], Stamps(1, 2)),
+        lambda pair: encode_rows("bench", version.layout, pair[0].keys, pair[1], Stamps(1, 2)),
         ready,
     )
+    stage("without C: decode", lambda some: read_records(some, MAX_AHEAD_MS, _LIMIT_BYTES, level=Level.NUMPY), records)
+    items = [[decode_item(record.value) for record in some] for some in records]
+    stage("without C: features", version._items.encode, items)
     return found
 
 
@@ -87,17 +90,12 @@ def _parse(stored: bytes) -> list[Plain]:
     return list(plain_records(tp, PartitionRecords(tp, MemoryRecords(stored), [], 0, None, None, True, 0)))
 
 
-def _rows(version: Any, events: Sequence[ItemEvent], writes: Sequence[ItemWrite]) -> Any:
-    orders = packing.orders_of(writes)
-    items = [event.item for event in events]
-    return version.item_rows(items, orders[:, 0], orders[:, 1], now_ms(), _keys(writes)).rows
+def _rows(version: ModelVersion, read: ItemRecords, writes: Writes) -> Any:
+    assert read.columns is not None  # noqa: S101 - a benchmark of the compiled way
+    return version.item_rows_of(read.columns, read.sources, writes.times, writes.offsets, now_ms())[0].rows
 
 
-def _pack(writes: Sequence[ItemWrite], rows: Any, buckets: Buckets, heads: packing.WriteHeads) -> Any:
+def _pack(writes: Writes, rows: Any, buckets: Buckets, heads: packing.WriteHeads) -> Any:
     packing.stamp_rows(writes, {"bench": rows}, 0)
-    groups = packing.grouped(buckets.of_many(_keys(writes)))
+    groups = packing.grouped(buckets.of_many(writes.keys))
     return packing.pack_batch(writes, {"bench": rows}, groups, heads, 0)
-
-
-def _keys(writes: Sequence[ItemWrite]) -> Any:
-    return np.fromiter((write.key for write in writes), dtype=np.uint64, count=len(writes))

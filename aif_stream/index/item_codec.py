@@ -10,12 +10,11 @@ keys only (a direct key spells its own id); two ids that meet in one key are tol
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from aif_stream.domain.ids import HASHED_BIT, direct_id, is_hashed
+from aif_stream.domain.ids import direct_id, is_hashed
 from aif_stream.domain.order import Order
 from aif_stream.errors import BadInput, IndexRefused
 
@@ -76,22 +75,6 @@ def pack_write(item: ItemWrite, now_ms: int) -> bytes:
         flags, payload = REMOVED, _STAMP.pack(now_ms)
     size = _HEAD.size + len(name) + len(payload)
     return _ENTRY.pack(key, size, event_time_ms, offset, flags, len(name)) + name + payload
-
-
-def pack_writes(batch: Sequence[ItemWrite], now_ms: int) -> list[bytes]:
-    """The entries of several writes, each in two pieces: head, payload; item n is pieces 2n and 2n + 1.
-
-    Joined they are what ``pack_write`` gives. Payloads are not copied here. Raises ``BadInput`` as ``pack_write``.
-    """
-    pieces: list[bytes] = []
-    pack, fixed = _ENTRY.pack, _HEAD.size
-    for item in batch:
-        key, _, (event_time_ms, offset), payload = item
-        if key >= HASHED_BIT or payload is None or event_time_ms >= ORDER_LIMIT or offset >= ORDER_LIMIT:
-            pieces += (pack_write(item, now_ms), b"")
-        else:
-            pieces += (pack(key, fixed + len(payload), event_time_ms, offset, 0, 0), payload)
-    return pieces
 
 
 def unpack_item(key: int, value: bytes) -> StoredItem:

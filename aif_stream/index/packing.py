@@ -7,24 +7,20 @@ call (command, SHA, keys) is the same for ever and is kept.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import TOMBSTONE, Rows
-from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus, pack_writes
+from aif_stream.index.item_codec import WriteStatus, pack_write
 from aif_stream.index.keys import items_key, rows_key, versions_key
 from aif_stream.index.scripts import script
-
-# Indexing a tuple takes a tenth of calling an enum.
-_STATUS: Final = tuple(WriteStatus)
-_WRITTEN: Final = WriteStatus.WRITTEN
-# What WriteResult(…) calls, without the Python frame around it.
-_new_result: Final = tuple.__new__
+from aif_stream.index.writes import Outcome, Writes
+from aif_stream.kernels.native import Level
+from aif_stream.kernels.writes import pack_commands
 
 
 class WriteHeads:
@@ -67,78 +63,86 @@ def grouped(buckets: NDArray[np.int64]) -> Groups:
     return Groups(order, starts, ends, by_bucket[starts].tolist())
 
 
-def orders_of(batch: Sequence[ItemWrite]) -> NDArray[np.uint64]:
-    """(event time, offset) of each write, u64 (B, 2)."""
-    flat = itertools.chain.from_iterable([item.order for item in batch])
-    return np.fromiter(flat, dtype=np.uint64, count=2 * len(batch)).reshape(-1, 2)
-
-
-def stamp_rows(batch: Sequence[ItemWrite], rows: Mapping[str, Rows], now_ms: int) -> None:
+def stamp_rows(writes: Writes, rows: Mapping[str, Rows], now_ms: int) -> None:
     """Make the rows of removals tombstones, in place. Raises ``ValueError`` for rows that are not of this batch."""
-    orders = orders_of(batch)
-    event_times, offsets = orders[:, 0], orders[:, 1]
-    removed = [i for i, item in enumerate(batch) if item.payload is None]
+    removed = writes.removed
     for version, matrix in rows.items():
-        if len(matrix) != len(batch):
-            raise ValueError(f"{len(matrix)} rows of version {version} for {len(batch)} items")
+        if len(matrix) != len(writes):
+            raise ValueError(f"{len(matrix)} rows of version {version} for {len(writes)} items")
         if removed:
             tombstones = np.zeros(len(removed), dtype=matrix.dtype)
             computed = matrix["computed_ms"][removed]
-            tombstones["event_time_ms"], tombstones["offset"] = event_times[removed], offsets[removed]
+            tombstones["event_time_ms"], tombstones["offset"] = writes.times[removed], writes.offsets[removed]
             tombstones["computed_ms"] = np.where(computed == 0, np.uint64(now_ms), computed)
             tombstones["category"], tombstones["flags"] = -1, TOMBSTONE
             matrix[removed] = tombstones
-        if not (np.array_equal(matrix["event_time_ms"], event_times) and np.array_equal(matrix["offset"], offsets)):
+        if not (
+            np.array_equal(matrix["event_time_ms"], writes.times) and np.array_equal(matrix["offset"], writes.offsets)
+        ):
             raise ValueError(f"the rows of version {version} carry other orders than the batch")
 
 
 def pack_batch(
-    batch: Sequence[ItemWrite],
+    writes: Writes,
     rows: Mapping[str, Rows],
     groups: Groups,
     heads: WriteHeads,
     now_ms: int,
+    *,
+    level: Level | None = None,
 ) -> tuple[list[bytes], list[bytes]]:
-    """One command per bucket and the key that places it; items in the order of ``groups``."""
-    entries = pack_writes([batch[i] for i in groups.order.tolist()], now_ms)
+    """One command per bucket and the key that places it; items in the order of ``groups``.
+
+    Raises ``BadInput`` when an order passes 2**53.
+    """
+    writes.check_orders()
     versions = tuple(rows)
-    widths = [rows[name].dtype.itemsize for name in versions]
-    blobs = [
-        (b"$%d\r\n%s\r\n" % (len(name), name.encode()), _bytes_of(rows[name]).take(groups.order, axis=0).tobytes())
-        for name in versions
-    ]
+    begun = heads.of(versions, groups.buckets)
+    made = [head for head, _ in begun]
+    labels = [b"$%d\r\n%s\r\n" % (len(name), name.encode()) for name in versions]
+    matrices = [bytes_of(rows[name]) for name in versions]
+    packed = pack_commands(writes, made, labels, matrices, (groups.order, groups.starts, groups.ends), now_ms, level)
+    if packed is None:
+        packed = _pack_plain(writes, made, labels, matrices, groups, now_ms)
+    return packed, [place for _, place in begun]
+
+
+def _pack_plain(
+    writes: Writes,
+    heads: list[bytes],
+    labels: list[bytes],
+    matrices: list[NDArray[np.uint8]],
+    groups: Groups,
+    now_ms: int,
+) -> list[bytes]:
+    """The twin of ``pack_commands``."""
+    order = groups.order.tolist()
     commands: list[bytes] = []
-    places: list[bytes] = []
-    runs = zip(heads.of(versions, groups.buckets), groups.starts, groups.ends, strict=True)
-    for (head, place), start, end in runs:
-        packed = b"".join(entries[2 * start : 2 * end])
+    for head, start, end in zip(heads, groups.starts, groups.ends, strict=True):
+        chosen = order[start:end]
+        packed = b"".join([pack_write(writes.one(i), now_ms) for i in chosen])
         parts = [head, b"$%d\r\n%b\r\n" % (len(packed), packed)]
-        for (name, blob), width in zip(blobs, widths, strict=True):
-            parts += (name, b"$%d\r\n" % ((end - start) * width), blob[start * width : end * width], b"\r\n")
+        for label, matrix in zip(labels, matrices, strict=True):
+            blob = matrix[chosen].tobytes()
+            parts += (label, b"$%d\r\n%b\r\n" % (len(blob), blob))
         commands.append(b"".join(parts))
-        places.append(place)
-    return commands, places
+    return commands
 
 
-def _bytes_of(rows: Rows) -> NDArray[np.uint8]:
+def bytes_of(rows: Rows) -> NDArray[np.uint8]:
     """Rows (n) as plain bytes (n, width): numpy copies structured rows field by field, seven times slower."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
 
 
-def read_statuses(
-    reply: bytes, batch: Sequence[ItemWrite], positions: Sequence[int], results: list[WriteResult | None]
-) -> None:
-    """A script's reply -> results at ``positions`` (see write_batch.lua)."""
-    at, count = 0, len(positions)
+def read_statuses(reply: bytes, places: Sequence[int], outcome: Outcome) -> None:
+    """A script's reply -> ``outcome`` at ``places`` (see write_batch.lua); all written is what it says already."""
+    at, count = 0, len(places)
     if reply.count(0) == len(reply) == count:
-        for i in positions:
-            results[i] = _new_result(WriteResult, (_WRITTEN, batch[i].order))
         return
-    for i in positions:
-        status = _STATUS[reply[at]]
+    for i in places:
+        status = reply[at]
         at += 1
-        stored = batch[i].order
-        if status is WriteStatus.OLDER or status is WriteStatus.COLLISION:
-            stored = Order.unpack(reply[at : at + 16])
+        outcome.status[i] = status
+        if status >= WriteStatus.OLDER:
+            outcome.times[i], outcome.offsets[i] = Order.unpack(reply[at : at + 16])
             at += 16
-        results[i] = WriteResult(status, stored)

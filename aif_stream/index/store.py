@@ -25,6 +25,7 @@ from aif_stream.index.keys import LAYOUT_KEY, Buckets, items_key, retired_key, r
 from aif_stream.index.refusals import checked, error_of
 from aif_stream.index.scripts import script
 from aif_stream.index.wire import pack
+from aif_stream.index.writes import Outcome, Writes
 
 # Buckets touched per round trip of the slow, whole-index commands: some 10 ms of Redis at most.
 _STEP: Final = 64
@@ -65,15 +66,20 @@ class N2OStore:
         when a bucket lists a version that ``rows`` lacks: nothing of that bucket is written, others may be;
         load the versions and repeat the batch. ``BadInput``: an order beyond 2**53.
         """
-        if not batch:
-            return []
-        keys = np.fromiter((item.key for item in batch), dtype=np.uint64, count=len(batch))
+        writes = Writes.of(batch)
+        outcome = await self.write_columns(writes, rows)
+        return [outcome.one(i) for i in range(len(batch))]
+
+    async def write_columns(self, writes: Writes, rows: Mapping[str, Rows]) -> Outcome:
+        """``write_live`` for a batch in columns (B)."""
+        outcome = Outcome(np.zeros(len(writes), np.uint8), writes.times.copy(), writes.offsets.copy())
+        if not len(writes):
+            return outcome
         now = self._clock()
-        packing.stamp_rows(batch, rows, now)
-        groups = packing.grouped(self.buckets.of_many(keys))
-        commands, places = packing.pack_batch(batch, rows, groups, self._heads, now)
+        packing.stamp_rows(writes, rows, now)
+        groups = packing.grouped(self.buckets.of_many(writes.keys))
+        commands, places = packing.pack_batch(writes, rows, groups, self._heads, now)
         replies = await self._redis.execute(commands, places)
-        results: list[WriteResult | None] = [None] * len(batch)
         missing: set[str] = set()
         positions = groups.order.tolist()
         for reply, start, end in zip(replies, groups.starts, groups.ends, strict=True):
@@ -82,10 +88,10 @@ class N2OStore:
                     raise error_of(reply)
                 missing.update(str(reply).split()[1:])
                 continue
-            packing.read_statuses(reply, batch, positions[start:end], results)
+            packing.read_statuses(reply, positions[start:end], outcome)
         if missing:
             raise VersionMissing(frozenset(missing), where="the N2O index")
-        return [result for result in results if result is not None]
+        return outcome
 
     async def write_rebuilt(
         self, bucket: int, version: str, expected: Sequence[tuple[int, Order]], rows: Rows

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.telemetry import kv
 
-_ABI = 3  # tiers.c says the same; raised when a C signature changes
+_ABI = 4  # tiers.c says the same; raised when a C signature changes
 
 _pointer = ctypes.c_void_p
 _i64 = ctypes.c_int64
 _u64 = ctypes.c_uint64
 _int = ctypes.c_int
+_object = ctypes.py_object
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ class Level(IntEnum):
 class Native:
     """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the GIL for each call but
     ``distinct`` and ``rank``: they take a tenth of a millisecond, and whoever gives the GIL away beside a busy thread
-    waits up to the switch interval (0.5 ms in a server) to have it back."""
+    waits up to the switch interval (0.5 ms in a server) to have it back. Nor for those that read Python's objects
+    (items, writes)."""
 
     level: Level
     slots_lookup: Callable[..., object]
@@ -53,6 +56,10 @@ class Native:
     distinct: Callable[..., int]
     rank: Callable[..., int]
     has_bf16: bool
+    items_read: Callable[..., object]
+    items_encode: Callable[..., object]
+    vocabulary_build: Callable[..., object]
+    writes_pack: Callable[..., list[bytes]]
 
 
 @functools.cache
@@ -125,11 +132,11 @@ def _bind(lib: ctypes.CDLL, held: ctypes.PyDLL) -> Native:
         raise OSError(f"library has interface {abi}, expected {_ABI}")
 
     def function(
-        name: str, result: type[ctypes.c_int64] | None, *arguments: type, of: ctypes.CDLL = lib
-    ) -> Callable[..., int]:
+        name: str, result: type[Any] | None, *arguments: type[Any], of: ctypes.CDLL = lib
+    ) -> Callable[..., Any]:
         found = getattr(of, name)
         found.restype, found.argtypes = result, arguments
-        bound: Callable[..., int] = found
+        bound: Callable[..., Any] = found
         return bound
 
     return Native(
@@ -154,4 +161,18 @@ def _bind(lib: ctypes.CDLL, held: ctypes.PyDLL) -> Native:
         distinct=function("aif_distinct", _i64, _pointer, _u64, _u64, _pointer, _i64, _i64, *[_pointer] * 2, of=held),
         rank=function("aif_rank", _i64, *[_pointer] * 3, _i64, _i64, *[_pointer] * 3, of=held),
         has_bf16=bool(lib.aif_has_bf16()),
+        items_read=function(
+            "aif_items_read",
+            None,
+            *(_object, _object, _i64, _i64, _pointer, _pointer, _pointer, _i64, _pointer, _i64, _pointer),
+            of=held,
+        ),
+        items_encode=function(
+            "aif_items_encode",
+            None,
+            *(_pointer, _object, _pointer, _i64, _pointer, _pointer, _pointer, _pointer, _i64, _pointer),
+            of=held,
+        ),
+        vocabulary_build=function("aif_vocabulary_build", None, _pointer),
+        writes_pack=function("aif_writes_pack", _object, _pointer, _object, *[_pointer] * 3, of=held),
     )

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from aif_stream.domain.events import Attribute, ItemUpserted
 from aif_stream.domain.ids import Keys, keys_of
 from aif_stream.domain.row import NO_CATEGORY
+from aif_stream.kernels.items import LABEL, NUMBER, SET, EncodingPlan, ItemColumns, PlannedField
 from aif_stream.model.config import Field, ModelConfig
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -125,6 +127,31 @@ class AttributeEncoder:
     def number_fields(self) -> int:
         return len(self._numbers)
 
+    def planned(self) -> tuple[list[PlannedField], tuple[I64, NDArray[np.float64]]]:
+        """The fields for ``kernels.items.EncodingPlan``, and what they are without a value: labels, numbers."""
+        fields = [
+            PlannedField(name, kind, column, known, unknown)
+            for kind, kept in ((LABEL, self._labels), (SET, self._sets))
+            for column, (name, unknown, known) in enumerate(kept)
+        ]
+        fields += [PlannedField(field.name, NUMBER, column, {}, 0) for column, field in enumerate(self._numbers)]
+        labels = np.array([known.get("", unknown) for _, unknown, known in self._labels], dtype=np.int64)
+        return fields, (labels, np.array([field.mean for field in self._numbers], dtype=np.float64))
+
+    def from_columns(
+        self, category: NDArray[np.int32], labels: I64, sets: Sequence[tuple[I64, I64]], numbers: F64
+    ) -> Attributes:
+        """What a plan's ``encode`` found, as ``encode`` gives it, with the category before the labels."""
+        first = category.astype(np.int64)[:, None] + 1
+        standard = np.empty(numbers.shape, dtype=np.float32)
+        for at, field in enumerate(self._numbers):
+            standard[:, at] = _standardised(numbers[:, at], field)
+        return Attributes(
+            np.concatenate([first, labels], axis=1),
+            tuple(Sets(flat[: ends[-1]], ends) for flat, ends in sets),
+            standard,
+        )
+
     def encode(self, rows: Sequence[Mapping[str, Attribute]], verdict: Verdict, first: I64 | None = None) -> Attributes:
         """Encode N mappings; a value of the wrong type is refused in ``verdict`` and read as unknown.
 
@@ -192,6 +219,10 @@ def _number_column(rows: Sequence[Mapping[str, Attribute]], field: Field, verdic
     for odd in np.flatnonzero(~np.isfinite(column)):
         column[odd] = field.mean
         verdict.refuse(int(odd), f"attribute-not-finite:{field.name}")
+    return _standardised(column, field)
+
+
+def _standardised(column: F64, field: Field) -> F32:
     standard: F32 = np.clip((column - field.mean) / field.scale, -_CLIP, _CLIP).astype(np.float32)
     return standard
 
@@ -207,6 +238,8 @@ class ItemEncoder:
         # Token 0 is the unknown category, 1 … C the known ones; the fields follow.
         self.attributes = AttributeEncoder(config.item_fields, reserved=1 + len(config.categories))
         self._second = self.attributes.label(config.second_key) if config.second_key else None
+        fields, missing = self.attributes.planned()
+        self._plan = EncodingPlan.of(fields, config.categories, missing, config.content_width)
 
     def encode(self, items: Sequence[ItemUpserted], keys: Keys | None = None) -> ItemFeatures:
         """Encode N items. Never raises for what an item carries: see ``usable`` and ``problems``.
@@ -234,6 +267,25 @@ class ItemEncoder:
             verdict.usable,
             verdict.problems,
         )
+
+    def encode_columns(self, items: ItemColumns, chosen: I64) -> tuple[ItemFeatures, Bools]:
+        """Items at the places ``chosen`` (N) of ``items`` as ``encode`` would give them, where the second array (N) is
+        True; the others (all, without the C library) are to be encoded from their values."""
+        if self._plan is None:
+            return self.encode([]), np.zeros(len(chosen), dtype=np.bool_)
+        made = self._plan.encode(items, chosen)
+        attributes = self.attributes.from_columns(made.category, made.labels, made.sets, made.numbers)
+        features = ItemFeatures(
+            hash_ids(items.columns["key"][chosen], self._buckets),
+            attributes,
+            made.content,
+            made.has_content,
+            made.category,
+            self._key2(attributes),
+            np.ones(len(chosen), dtype=np.bool_),
+            Counter(),
+        )
+        return (features if made.done.all() else features.take(np.flatnonzero(made.done))), made.done
 
     def _key2(self, attributes: Attributes) -> NDArray[np.int32]:
         if self._second is None:

@@ -17,6 +17,7 @@ from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
 from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import VersionError
+from aif_stream.kernels.items import ItemColumns
 from aif_stream.kernels.score import Scored, Stored
 from aif_stream.model.compiled import kernel_of, packed
 from aif_stream.model.config import ModelConfig
@@ -80,7 +81,25 @@ class ModelVersion:
 
     def item_side(self, items: Sequence[ItemUpserted], dtype: np.dtype[np.void], keys: Keys | None = None) -> ItemRows:
         """``item_rows`` without stamps, in any float width (``dtype``: the layout's, or its float32 likeness)."""
-        features = self._items.encode(items, keys)
+        return self._rows_of(self._items.encode(items, keys), dtype)
+
+    def item_rows_of(
+        self,
+        items: ItemColumns,
+        chosen: NDArray[np.int64],
+        event_time_ms: NDArray[np.uint64],
+        offset: NDArray[np.uint64],
+        computed_ms: int,
+    ) -> tuple[ItemRows, Bools]:
+        """``item_rows`` of the items at the places ``chosen`` (N) of ``items``: rows of those where the second array
+        (N) is True; the others are to be computed from their values."""
+        features, done = self._items.encode_columns(items, chosen)
+        rows, problems = self._rows_of(features, self.layout.dtype)
+        rows["event_time_ms"], rows["offset"] = event_time_ms[done], offset[done]
+        rows["computed_ms"] = computed_ms
+        return ItemRows(rows, problems), done
+
+    def _rows_of(self, features: ItemFeatures, dtype: np.dtype[np.void]) -> ItemRows:
         with torch.inference_mode():
             numbers = self._item_tower(features)
             signatures = pack_signs(self._item_tower.project(features), features.has_content)

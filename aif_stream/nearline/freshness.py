@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
@@ -39,14 +40,16 @@ def note_clocks(clocks: SourceClocks, records: Sequence[Record]) -> None:
             clocks.note(source, event_ms, record.timestamp, now_s)
 
 
-def seen_in_redis(event_times_ms: Sequence[int], now_ms: int, recent: RecentLags | None = None) -> None:
+def seen_in_redis(
+    event_times_ms: Sequence[int] | NDArray[np.int64], now_ms: int, recent: RecentLags | None = None
+) -> None:
     """Observe one batch that Redis has acknowledged at ``now_ms``. Clocks may differ: a lag is never negative.
 
     The times are when each update's way began (``domain.freshness.began_ms``); ``recent`` is told, too.
     """
-    if not event_times_ms:
+    if not len(event_times_ms):
         return
-    lags_s = np.maximum(now_ms - np.array(event_times_ms, dtype=np.int64), 0) / 1000
+    lags_s = np.maximum(now_ms - np.asarray(event_times_ms, dtype=np.int64), 0) / 1000
     if recent is not None:
         recent.add(lags_s, clock.monotonic_s())
     observe_each(FRESHNESS_LAG.labels("redis"), lags_s)

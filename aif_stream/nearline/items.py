@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,24 +13,25 @@ from numpy.typing import NDArray
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
-from aif_stream.bus.events import NEARLINE_SOURCE, ItemEvent, item_from_record, refuse_oversize, winner_headers
+from aif_stream.bus.events import NEARLINE_SOURCE, winner_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import ITEM_UPDATES
-from aif_stream.domain.events import EventType, ItemUpserted
-from aif_stream.domain.freshness import began_ms
+from aif_stream.domain.events import EventType
 from aif_stream.domain.order import Order
 from aif_stream.domain.row import RowLayout, Rows, empty_rows
 from aif_stream.errors import VersionMissing
 from aif_stream.index import packing
 from aif_stream.index.changelog import LIVE, SUPERSEDED_ENTRY, Stamps
-from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
+from aif_stream.index.item_codec import WriteStatus
 from aif_stream.index.store import N2OStore
+from aif_stream.index.writes import Outcome, Writes
+from aif_stream.model.rows import ItemRows
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.changes import AGAIN, ChangeLog
 from aif_stream.nearline.freshness import RECENT_ITEMS, seen_in_redis
-from aif_stream.nearline.newest import Newest, coalesce
+from aif_stream.nearline.item_records import ItemRecords, NewestRecords, Places, newest_records, read_records, writes_of
 from aif_stream.nearline.versions import LoadedVersions
-from aif_stream.nearline.work import Poison, Taken, Written
+from aif_stream.nearline.work import Poison, Written
 from aif_stream.telemetry import EVENTS_SKIPPED, ROWS_INVALID, ROWS_REJECTED_OLDER, ROWS_WRITTEN, kv
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ItemBatch:
-    """A coalesced micro-batch (B items) and its rows by version, each Rows (B)."""
+    """A coalesced micro-batch (m items) and its rows by version, each Rows (m)."""
 
-    newest: Sequence[Newest[ItemEvent]]
-    writes: Sequence[ItemWrite]
+    records: ItemRecords
+    newest: NewestRecords
+    writes: Writes
     rows: dict[str, Rows]
     layouts: dict[str, RowLayout]
-    again: frozenset[int]  # positions of winners published again
 
 
 class ItemsWork:
@@ -59,53 +61,47 @@ class ItemsWork:
         self._max_ahead_ms = max_ahead_ms
         self._limit_bytes = producer.republishable_bytes(ITEM_UPDATES)
 
-    def decode(self, record: Record) -> ItemEvent:
-        refuse_oversize(record, self._limit_bytes)
-        return item_from_record(record, self._max_ahead_ms)
+    def decode(self, records: Sequence[Record]) -> tuple[ItemRecords, list[Poison]]:
+        return read_records(records, self._max_ahead_ms, self._limit_bytes)
 
-    async def prepare(self, batch: Sequence[Taken[ItemEvent]]) -> ItemBatch:
+    async def prepare(self, batch: ItemRecords) -> ItemBatch:
         """Coalesce, then the item side of every loaded version.
 
         On the loop, not in a thread: 2 ms per version and 512 items, in which Redis works on the batch before. A
         thread would share the interpreter's lock with the loop, and each of the loop's socket calls would then wait
         for it, up to 5 ms (measured: half the throughput on one core).
         """
-        newest = coalesce(batch)
-        if len(newest) < len(batch):
-            EVENTS_SKIPPED.labels(self.name, "superseded").inc(len(batch) - len(newest))
-        events = [held.taken.event for held in newest]
-        writes = [ItemWrite(key, text, order, payload) for key, text, order, _, payload, _ in events]
-        again = frozenset(i for i, event in enumerate(events) if event.again)
-        prepared = ItemBatch(newest, writes, {}, {}, again)
+        newest = newest_records(batch)
+        if len(newest.chosen) < len(batch):
+            EVENTS_SKIPPED.labels(self.name, "superseded").inc(len(batch) - len(newest.chosen))
+        prepared = ItemBatch(batch, newest, writes_of(batch, newest.chosen), {}, {})
         models = self._versions.models
-        if models and newest:
+        if models and len(batch):
             _compute(prepared, models)
         return prepared
 
     async def write(self, prepared: ItemBatch) -> Written:
-        if not prepared.writes:
+        if not len(prepared.writes):
             return Written()
-        results = await self._write_live(prepared)
+        outcome = await self._write_live(prepared)
         now_ms = clock.now_ms()
         acks: list[Awaitable[object]] = []
-        done = [i for i, result in enumerate(results) if result.status <= WriteStatus.EQUAL]
-        self._count(prepared, results, done, now_ms)
-        acks += await self._log_changes(prepared, done, now_ms)
-        acks += await self._publish_winners(prepared, results)
-        if len(done) == len(results):
-            return Written(acks)
-        return Written(acks, [_collision(prepared.newest[i], r) for i, r in enumerate(results) if _collided(r)])
+        self._count(prepared, outcome, now_ms)
+        acks += await self._log_changes(prepared, np.flatnonzero(outcome.status <= WriteStatus.EQUAL), now_ms)
+        acks += await self._publish_winners(prepared, outcome)
+        collided = np.flatnonzero(outcome.status == WriteStatus.COLLISION).tolist()
+        return Written(acks, [_collision(prepared, i, outcome.one(i).stored) for i in collided])
 
     async def restore(self) -> None:
         await self._versions.restore()
 
-    async def _write_live(self, prepared: ItemBatch) -> list[WriteResult]:
+    async def _write_live(self, prepared: ItemBatch) -> Outcome:
         """One write; versions that Redis lists and this batch lacks are loaded, computed and written as well.
 
         Raises ``VersionMissing`` when one cannot be loaded now: the lane waits and tries again.
         """
         try:
-            return await self._store.write_live(prepared.writes, prepared.rows)
+            return await self._store.write_columns(prepared.writes, prepared.rows)
         except VersionMissing as error:
             if not await self._versions.bring(error.versions):
                 raise
@@ -113,67 +109,48 @@ class ItemsWork:
             missing = {name: models[name] for name in models if name not in prepared.rows}
             log.info(kv("batch.completed", lane=self.name, versions=",".join(missing)))
             _compute(prepared, missing)
-            return await self._store.write_live(prepared.writes, prepared.rows)
+            return await self._store.write_columns(prepared.writes, prepared.rows)
 
-    def _count(self, prepared: ItemBatch, results: Sequence[WriteResult], done: Sequence[int], now_ms: int) -> None:
-        ROWS_WRITTEN.labels(self.name).inc(len(done) * len(prepared.rows))
-        older = sum(result.status is WriteStatus.OLDER for result in results) if len(done) < len(results) else 0
+    def _count(self, prepared: ItemBatch, outcome: Outcome, now_ms: int) -> None:
+        """A coalesced batch's other events of an id matter from the moment at which the newest does."""
+        status, records = outcome.status, prepared.records
+        ROWS_WRITTEN.labels(self.name).inc(int((status <= WriteStatus.EQUAL).sum()) * len(prepared.rows))
+        older = int((status == WriteStatus.OLDER).sum())
         if older:
             ROWS_REJECTED_OLDER.inc(older)
-        newest, written = prepared.newest, WriteStatus.WRITTEN
-        times = [
-            began_ms(event.order.event_time_ms, record.timestamp)
-            for held, result in zip(newest, results, strict=True)
-            if result.status is written
-            for record, event in (held.taken, *held.earlier)
-            if not event.again
-        ]
-        seen_in_redis(times, now_ms, RECENT_ITEMS)
+        visible = (status == WriteStatus.WRITTEN)[prepared.newest.owner] & ~records.again
+        seen_in_redis(records.began_ms[visible], now_ms, RECENT_ITEMS)
 
-    async def _log_changes(self, prepared: ItemBatch, done: Sequence[int], now_ms: int) -> list[Awaitable[object]]:
+    async def _log_changes(self, prepared: ItemBatch, done: Places, now_ms: int) -> list[Awaitable[object]]:
         """Rows now in Redis → change log. An equal order too: the worker that wrote it may have died before this."""
-        again = [i for i in done if i in prepared.again]
-        news = [i for i in done if i not in prepared.again] if again else done
-        return [
-            ack
-            for lane, chosen in ((LIVE, news), (AGAIN, again))
-            if chosen
-            for ack in await self._log_lane(prepared, chosen, Stamps(_oldest_ms(prepared, chosen), now_ms), lane)
-        ]
-
-    async def _log_lane(
-        self, prepared: ItemBatch, chosen: Sequence[int], stamps: Stamps, lane: str
-    ) -> list[Awaitable[object]]:
-        keys = np.fromiter((prepared.writes[i].key for i in chosen), dtype=np.uint64, count=len(chosen))
-        superseded = _superseded(prepared, chosen)
+        records, chosen = prepared.records, prepared.newest.chosen
+        again = records.again[chosen[done]]
         acks: list[Awaitable[object]] = []
-        for version, rows in prepared.rows.items():
-            part = rows if len(chosen) == len(rows) else rows[chosen]
-            layout = prepared.layouts[version]
-            acks += await self._changes.send(version, layout, keys, part, stamps, lane=lane, superseded=superseded)
+        for lane, places in ((LIVE, done[~again]), (AGAIN, done[again])):
+            if not len(places):
+                continue
+            stamps = Stamps(int(records.appended_ms[chosen[places]].min()), now_ms)
+            beside = _superseded(prepared, places)
+            for version, rows in prepared.rows.items():
+                some = rows if len(places) == len(rows) else rows[places]
+                keys, layout = prepared.writes.keys[places], prepared.layouts[version]
+                acks += await self._changes.send(version, layout, keys, some, stamps, lane=lane, superseded=beside)
         return acks
 
-    async def _publish_winners(self, prepared: ItemBatch, results: Sequence[WriteResult]) -> list[Awaitable[object]]:
+    async def _publish_winners(self, prepared: ItemBatch, outcome: Outcome) -> list[Awaitable[object]]:
         """A late event is now its item's last record, the one that compaction keeps: publish the winner after it.
 
         It comes back with the order that it has, is equal to what is stored, and the matter ends.
         """
-        written = WriteStatus.WRITTEN
-        late = [
-            i
-            for i, result in enumerate(results)
-            # One event, written: it is the winner and the last.
-            if (result.status is not written or prepared.newest[i].earlier)
-            and result.status is not WriteStatus.COLLISION
-            and prepared.newest[i].came_after(result.stored)
-        ]
+        records, newest = prepared.records, prepared.newest
+        late = _came_after(prepared, outcome).tolist()
         if not late:
             return []
-        stored = await self._store.read_items([prepared.writes[i].key for i in late])
+        stored = await self._store.read_items([int(prepared.writes.keys[i]) for i in late])
         acks: list[Awaitable[object]] = []
         for i, item in zip(late, stored, strict=True):
             # Another worker may have moved on since; then its event is the last record, or it publishes the winner.
-            if item is None or item.order.offset > prepared.newest[i].last.record.offset:
+            if item is None or item.order.offset > int(records.own[newest.last[i]]):
                 continue
             kind = EventType.ITEM_REMOVED if item.removed else EventType.ITEM_UPSERTED
             acks.append(
@@ -182,54 +159,80 @@ class ItemsWork:
                     item.id_text.encode("utf-8", "surrogatepass"),
                     None if item.removed else item.payload,
                     winner_headers(kind, str(uuid.uuid4()), NEARLINE_SOURCE, item.order),
-                    partition=prepared.newest[i].taken.record.partition,
+                    partition=records.records[newest.chosen[i]].partition,
                 )
             )
         log.info(kv("winners.published", lane=self.name, items=len(acks)))
         return acks
 
 
+def _superseded(prepared: ItemBatch, places: Places) -> NDArray[np.void]:
+    """SUPERSEDED_ENTRY (k): the other updates of the items at ``places``, which become visible with the newest."""
+    records, newest = prepared.records, prepared.newest
+    if not newest.several.any():
+        return np.empty(0, SUPERSEDED_ENTRY)
+    row_of = np.full(len(newest.chosen), -1)
+    row_of[places] = np.arange(len(places))
+    rows = row_of[newest.owner]
+    others = np.flatnonzero((rows >= 0) & (newest.chosen[newest.owner] != np.arange(len(records))) & ~records.again)
+    found = np.empty(len(others), SUPERSEDED_ENTRY)
+    found["row"], found["began_ms"] = rows[others], records.began_ms[others]
+    return found
+
+
+def _came_after(prepared: ItemBatch, outcome: Outcome) -> Places:
+    """Ids whose last record is an older event behind the winner's own: compaction would keep the wrong one."""
+    records, newest, status = prepared.records, prepared.newest, outcome.status
+    # One event, written: it is the winner and the last.
+    asked = ((status != WriteStatus.WRITTEN) | newest.several) & (status != WriteStatus.COLLISION)
+    if not asked.any():
+        return np.zeros(0, np.int64)
+    times, offsets = records.times[newest.last], records.offsets[newest.last]
+    older = (times < outcome.times) | ((times == outcome.times) & (offsets < outcome.offsets))
+    return np.flatnonzero(asked & older & (records.own[newest.last] > outcome.offsets))
+
+
 def _compute(prepared: ItemBatch, models: Mapping[str, ModelVersion]) -> None:
     """Rows of the whole batch under each model, put into ``prepared.rows``; removals get their order alone."""
-    at = [i for i, write in enumerate(prepared.writes) if write.payload is not None]
-    items: list[ItemUpserted] = [e.item for held in prepared.newest if (e := held.taken.event).item is not None]
-    orders = packing.orders_of(prepared.writes)
-    keys = np.fromiter((write.key for write in prepared.writes), dtype=np.uint64, count=len(prepared.writes))
     computed_ms = clock.now_ms()
     for name, model in models.items():
-        if len(at) == len(prepared.writes):
-            rows, problems = model.item_rows(items, orders[:, 0], orders[:, 1], computed_ms, keys)
-        else:
-            rows = empty_rows(model.layout, len(prepared.writes))
-            rows["event_time_ms"], rows["offset"], rows["computed_ms"] = orders[:, 0], orders[:, 1], computed_ms
-            some, problems = model.item_rows(items, orders[at, 0], orders[at, 1], computed_ms, keys[at])
-            rows[at] = some
+        rows, problems = _rows(prepared, model, computed_ms)
         prepared.rows[name], prepared.layouts[name] = rows, model.layout
         if problems:
             ROWS_INVALID.labels(name).inc(problems.total())
             log.warning(kv("rows.invalid", version=name, **dict(problems)))
 
 
-def _oldest_ms(prepared: ItemBatch, chosen: Sequence[int]) -> int:
-    return min(prepared.newest[i].taken.record.timestamp for i in chosen)
+def _rows(prepared: ItemBatch, model: ModelVersion, computed_ms: int) -> ItemRows:
+    """From columns where the record was read so and the version can, else from the decoded item."""
+    records, chosen, writes = prepared.records, prepared.newest.chosen, prepared.writes
+    plain = np.array([i not in records.events for i in chosen.tolist()]) if records.events else None
+    read = np.arange(len(chosen)) if plain is None else np.flatnonzero(plain)
+    problems: Counter[str] = Counter()
+    rows = empty_rows(model.layout, len(chosen))
+    rows["event_time_ms"], rows["offset"], rows["computed_ms"] = writes.times, writes.offsets, computed_ms
+    left = np.ones(len(chosen), dtype=np.bool_)
+    left[writes.removed] = False
+    if len(read) and records.columns is not None:
+        sources = records.sources[chosen[read]]
+        (some, problems), done = model.item_rows_of(
+            records.columns, sources, writes.times[read], writes.offsets[read], computed_ms
+        )
+        if len(some) == len(rows):
+            return ItemRows(some, problems)
+        packing.bytes_of(rows)[read[done]] = packing.bytes_of(some)
+        left[read[done]] = False
+    at = np.flatnonzero(left)
+    if len(at):
+        items = [records.item(i) for i in chosen[at].tolist()]
+        some, others = model.item_rows(items, writes.times[at], writes.offsets[at], computed_ms, writes.keys[at])
+        packing.bytes_of(rows)[at] = packing.bytes_of(some)
+        problems = problems + others
+    return ItemRows(rows, problems)
 
 
-def _superseded(prepared: ItemBatch, chosen: Sequence[int]) -> NDArray[np.void]:
-    """SUPERSEDED_ENTRY (m): the other updates of the chosen items, which become visible with the newest."""
-    found = [
-        (place, began_ms(event.order.event_time_ms, record.timestamp))
-        for place, i in enumerate(chosen)
-        for record, event in prepared.newest[i].earlier
-        if not event.again
-    ]
-    return np.array(found, SUPERSEDED_ENTRY)
-
-
-def _collided(result: WriteResult) -> bool:
-    return result.status is WriteStatus.COLLISION
-
-
-def _collision(held: Newest[ItemEvent], result: WriteResult) -> Poison:
-    event, order = held.taken.event, Order(*result.stored)
-    problem = f"item_id: {event.id_text:.80} has the same 64-bit key as another item, stored with order {order}"
-    return Poison(held.taken.record, "collision", problem)
+def _collision(prepared: ItemBatch, i: int, stored: Order) -> Poison:
+    at = int(prepared.newest.chosen[i])
+    text = prepared.records.id_text(at)
+    problem = f"item_id: {text:.80} has the same 64-bit key as another item, stored with order {stored}"
+    return Poison(prepared.records.records[at], "collision", problem)

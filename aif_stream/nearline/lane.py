@@ -19,12 +19,11 @@ from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from aif_stream import clock
-from aif_stream.bus.consumer import UNPARSEABLE, GroupConsumer, Lost, Partition, Record, Unparseable
+from aif_stream.bus.consumer import GroupConsumer, Lost, Partition, Record
 from aif_stream.bus.dead_letters import DeadLetters
 from aif_stream.domain.freshness import SourceClocks
 from aif_stream.errors import (
     AifError,
-    BadEvent,
     BusUnavailable,
     IndexRefused,
     IndexUnavailable,
@@ -35,13 +34,13 @@ from aif_stream.nearline.backoff import Backoff
 from aif_stream.nearline.commits import Commits
 from aif_stream.nearline.freshness import note_clocks
 from aif_stream.nearline.positions import Claim, Marks, Positions, Span
-from aif_stream.nearline.work import Poison, Taken, Work, Written
+from aif_stream.nearline.work import Poison, Work, Written
 from aif_stream.settings import Settings
 from aif_stream.telemetry import CONSUMER_LAG, EVENTS_CONSUMED, WATERMARK_AGE, kv
 
 log = logging.getLogger(__name__)
 
-E = TypeVar("E")
+B = TypeVar("B")
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -57,7 +56,7 @@ class _Stopped(Exception):
     """Nothing more can be written; what is in flight is not committed and comes again."""
 
 
-class Lane(Generic[E, P]):
+class Lane(Generic[B, P]):
     """One topic's records, in order, into the index; a Faust service of the worker (host.py)."""
 
     def __init__(
@@ -66,7 +65,7 @@ class Lane(Generic[E, P]):
         *,
         group: str,
         topic: str,
-        work: Work[E, P],
+        work: Work[B, P],
         marks: Marks | None,
         dead_letters: DeadLetters,
         batch_records: int,
@@ -207,21 +206,11 @@ class Lane(Generic[E, P]):
             records.extend(some)
         return records, spans
 
-    def _decode(self, records: Sequence[Record]) -> tuple[list[Taken[E]], list[Poison]]:
+    def _decode(self, records: Sequence[Record]) -> tuple[B, list[Poison]]:
         EVENTS_CONSUMED.labels(self.name).inc(len(records))
-        batch: list[Taken[E]] = []
-        poison: list[Poison] = []
-        decode = self._work.decode
-        for record in records:
-            if isinstance(record, Unparseable):
-                poison.append(Poison(record, UNPARSEABLE, record.problem))
-                continue
-            try:
-                batch.append(Taken(record, decode(record)))
-            except BadEvent as error:
-                poison.append(Poison(record, error.reason, str(error)))
+        decoded = self._work.decode(records)
         note_clocks(self.clocks, records)
-        return batch, poison
+        return decoded
 
     async def _flight(self, prepared: P, poison: Sequence[Poison], spans: Sequence[Span], count: int) -> None:
         since_s = clock.monotonic_s()

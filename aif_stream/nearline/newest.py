@@ -26,11 +26,10 @@ E = TypeVar("E", bound=Ordered)
 @dataclass(slots=True)
 class Newest(Generic[E]):
     """The newest event of one id in a batch. ``last``: the id's last record in the batch, the one that compaction would
-    keep. ``earlier``: the batch's other events of the id, which matter from the moment at which the newest does."""
+    keep."""
 
     taken: Taken[E]
     last: Taken[E]
-    earlier: list[Taken[E]] | tuple[()] = ()
 
     def came_after(self, winner: Order) -> bool:
         """Whether the last record is an older event behind the winner's own: compaction would keep the wrong one."""
@@ -51,11 +50,6 @@ def coalesce(batch: Sequence[Taken[E]]) -> list[Newest[E]]:
             newest[text] = Newest(taken, taken)
             continue
         held.last = taken
-        older = taken
         if event.order >= held.taken.event.order:
-            older, held.taken = held.taken, taken
-        if isinstance(held.earlier, list):
-            held.earlier.append(older)
-        else:
-            held.earlier = [older]
+            held.taken = taken
     return list(newest.values())

@@ -23,7 +23,7 @@ from aif_stream.index.store import N2OStore
 from aif_stream.nearline.changes import REBUILD, ChangeLog
 from aif_stream.nearline.row_process import RowProcess
 from aif_stream.nearline.versions import LoadedVersions, RowSource
-from aif_stream.nearline.work import Poison, Taken, Written
+from aif_stream.nearline.work import Poison, Taken, Written, decode_each
 from aif_stream.settings import Settings
 from aif_stream.telemetry import EVENTS_SKIPPED, REBUILD_PROGRESS, ROWS_INVALID, ROWS_WRITTEN, kv
 
@@ -82,7 +82,10 @@ class RebuildWork:
         self._process = process
         self._live_lag_ms = live_lag_ms
 
-    def decode(self, record: Record) -> RebuildTask:
+    def decode(self, records: Sequence[Record]) -> tuple[list[Taken[RebuildTask]], list[Poison]]:
+        return decode_each(records, self._decode_one)
+
+    def _decode_one(self, record: Record) -> RebuildTask:
         try:
             task = _TASK.decode(record.value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -30,7 +30,7 @@ from aif_stream.index.keys import profile_key
 from aif_stream.nearline.freshness import published_again, seen_in_redis
 from aif_stream.nearline.newest import Newest, coalesce
 from aif_stream.nearline.versions import LoadedVersions
-from aif_stream.nearline.work import Taken, Written
+from aif_stream.nearline.work import Poison, Taken, Written, decode_each
 from aif_stream.telemetry import EVENTS_SKIPPED, kv
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class UsersWork:
         self._max_ahead_ms = max_ahead_ms
         self._limit_bytes = producer.republishable_bytes(USER_UPDATES)
 
-    def decode(self, record: Record) -> UserEvent:
+    def decode(self, records: Sequence[Record]) -> tuple[list[Taken[UserEvent]], list[Poison]]:
+        return decode_each(records, self._decode_one)
+
+    def _decode_one(self, record: Record) -> UserEvent:
         refuse_oversize(record, self._limit_bytes)
         return user_from_record(record, self._max_ahead_ms)
 
@@ -106,8 +109,8 @@ class BehaviorsWork:
         self._versions = versions
         self._max_ahead_ms = max_ahead_ms
 
-    def decode(self, record: Record) -> BehaviorEvent:
-        return behavior_from_record(record, self._max_ahead_ms)
+    def decode(self, records: Sequence[Record]) -> tuple[list[Taken[BehaviorEvent]], list[Poison]]:
+        return decode_each(records, lambda record: behavior_from_record(record, self._max_ahead_ms))
 
     async def prepare(self, batch: Sequence[Taken[BehaviorEvent]]) -> list[Taken[BehaviorEvent]]:
         """Exposures never enter a history."""

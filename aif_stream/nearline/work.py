@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from aif_stream.bus.consumer import Record
+from aif_stream.bus.consumer import UNPARSEABLE, Record, Unparseable
+from aif_stream.errors import BadEvent
 
+B = TypeVar("B")
 E = TypeVar("E")
 P = TypeVar("P")
 E_co = TypeVar("E_co", covariant=True)
@@ -36,17 +38,17 @@ class Written:
     poison: Sequence[Poison] = field(default=())
 
 
-class Work(Protocol[E, P]):
-    """What one lane does; one instance per lane."""
+class Work(Protocol[B, P]):
+    """What one lane does; one instance per lane. ``B``: a decoded batch, ``P``: what is ready to be written."""
 
     @property
     def name(self) -> str: ...
 
-    def decode(self, record: Record) -> E:
-        """Raises ``BadEvent``: the record becomes a dead letter and the lane goes on."""
+    def decode(self, records: Sequence[Record]) -> tuple[B, list[Poison]]:
+        """What cannot be used becomes a dead letter, and the lane goes on."""
         ...
 
-    async def prepare(self, batch: Sequence[Taken[E]]) -> P:
+    async def prepare(self, batch: B) -> P:
         """Coalesce and compute; no effects."""
         ...
 
@@ -57,3 +59,18 @@ class Work(Protocol[E, P]):
     async def restore(self) -> None:
         """Redis lost something: put back what replaying this lane's topic does not."""
         ...
+
+
+def decode_each(records: Sequence[Record], decode: Callable[[Record], E]) -> tuple[list[Taken[E]], list[Poison]]:
+    """Records one by one; ``decode`` raises ``BadEvent`` for what is none."""
+    batch: list[Taken[E]] = []
+    poison: list[Poison] = []
+    for record in records:
+        if isinstance(record, Unparseable):
+            poison.append(Poison(record, UNPARSEABLE, record.problem))
+            continue
+        try:
+            batch.append(Taken(record, decode(record)))
+        except BadEvent as error:
+            poison.append(Poison(record, error.reason, str(error)))
+    return batch, poison

@@ -44,7 +44,7 @@ from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.errors import BadEvent, BadInput, EmbeddedError, VersionError
+from aif_stream.errors import BadInput, EmbeddedError, VersionError
 from aif_stream.index.connection import open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
@@ -52,7 +52,7 @@ from aif_stream.index.store import N2OStore
 from aif_stream.nearline.items import ItemsWork
 from aif_stream.nearline.users import BehaviorsWork, UsersWork
 from aif_stream.nearline.versions import LoadedVersions
-from aif_stream.nearline.work import Taken, Work
+from aif_stream.nearline.work import Work
 from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.settings import Settings, variable
 from aif_stream.telemetry import kv
@@ -166,15 +166,10 @@ def _as_active(record: VersionRecord) -> VersionRecord:
 
 async def _take(work: Work[Any, Any], records: Sequence[Record]) -> int:
     """One batch, as a lane does it; how many were refused (collisions included)."""
-    batch: list[Taken[Any]] = []
-    for record in records:
-        try:
-            batch.append(Taken(record, work.decode(record)))
-        except BadEvent:
-            continue  # it became a dead letter then
+    batch, refused = work.decode(records)  # those became dead letters then
     written = await work.write(await work.prepare(batch))
     await asyncio.gather(*written.acks)
-    return len(records) - len(batch) + len(written.poison)
+    return len(refused) + len(written.poison)
 
 
 async def _until(settings: Settings, topic: str, at_ms: int) -> AsyncIterator[list[Record]]:

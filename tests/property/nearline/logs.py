@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
 from aif_stream.bus.consumer import Partition
 from aif_stream.bus.producer import Headers, RecordPosition
+from aif_stream.bus.salvage import Plain
 from aif_stream.bus.topics import DEAD_LETTERS, ITEM_UPDATES, MODEL_UPDATES, N2O_ROWS, REBUILD_TASKS
 from aif_stream.clock import now_ms
 from tests.property.nearline.stepping import Gate
@@ -19,15 +20,7 @@ PARTITIONS: Final = {ITEM_UPDATES: 2, REBUILD_TASKS: 2, MODEL_UPDATES: 1, N2O_RO
 OnPartitions = Callable[[frozenset[Partition]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+LogRecord = Plain
 
 
 @dataclass(slots=True)
@@ -43,7 +36,7 @@ class Topics:
     ) -> RecordPosition:
         number = partition if partition is not None else zlib.crc32(key or b"") % PARTITIONS[topic]
         log = self.logs[Partition(topic, number)]
-        log.append(LogRecord(topic, number, len(log), now_ms(), key, value, tuple(headers)))
+        log.append(LogRecord(topic, number, len(log), now_ms(), 1, key, value, tuple(headers)))
         return RecordPosition(topic, number, len(log) - 1)
 
     def of(self, topic: str) -> list[list[LogRecord]]:

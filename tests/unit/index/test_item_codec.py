@@ -4,8 +4,8 @@ import pytest
 
 from aif_stream.domain.ids import HASHED_BIT
 from aif_stream.domain.order import Order
-from aif_stream.errors import BadInput, IndexRefused
-from aif_stream.index.item_codec import ORDER_LIMIT, ItemWrite, StoredItem, pack_write, pack_writes, unpack_item
+from aif_stream.errors import IndexRefused
+from aif_stream.index.item_codec import ItemWrite, StoredItem, pack_write, unpack_item
 
 
 def stored_form(write: ItemWrite) -> bytes:
@@ -26,19 +26,6 @@ def test_a_hashed_key_stores_its_id() -> None:
 def test_a_removal_stores_when_it_was_written() -> None:
     found = unpack_item(7, stored_form(ItemWrite(7, "7", Order(5, 6), None)))
     assert (found.removed, found.payload, found.removed_ms) == (True, b"", 77)
-
-
-def test_many_writes_are_packed_as_each_alone() -> None:
-    key = HASHED_BIT | 5
-    batch = [
-        ItemWrite(7, "7", Order(5, 6), b'{"a":1}'),
-        ItemWrite(key, "Ärger", Order(5, 7), b"{}"),
-        ItemWrite(8, "8", Order(1, 2), None),
-    ]
-    pieces = pack_writes(batch, now_ms=77)
-    assert [pieces[2 * n] + pieces[2 * n + 1] for n in range(3)] == [pack_write(write, 77) for write in batch]
-    with pytest.raises(BadInput, match="2\\*\\*53"):
-        pack_writes([ItemWrite(7, "7", Order(ORDER_LIMIT, 1), b"{}")], 77)
 
 
 @pytest.mark.parametrize("value", [b"", b"short", bytes(16) + b"\x01\x00\x00" + b"abc", bytes(17) + b"\xff\xff"])
