@@ -193,7 +193,11 @@ def _split_path(message: str, value: bytes) -> tuple[str, str]:
 
 def _wrong_attribute(value: bytes) -> str:
     """Name of the first attribute that is none, in an event that has been refused for it."""
-    for name, raw in msgspec.json.decode(value, type=_RawAttributes).attributes.items():
+    try:
+        attributes = msgspec.json.decode(value, type=_RawAttributes).attributes
+    except (msgspec.DecodeError, RecursionError):
+        return "?"  # behind that attribute it is no JSON either
+    for name, raw in attributes.items():
         try:
             _ATTRIBUTE.decode(raw)
         except msgspec.ValidationError:

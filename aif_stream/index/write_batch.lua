@@ -39,7 +39,7 @@ for first = 1, count, FIELDS do
   for i = first, last do before[i] = found[i - first + 1] end
 end
 
-local headers, fresh = {'HSET', items}, {}
+local headers, fresh = {'HSET', items}, {} -- fresh: what this call has written of an item, in Redis already or not
 -- The headers last: should Redis refuse a row, the events still count as new when they come again.
 local function flush()
   if #headers == 2 then return end
@@ -48,7 +48,7 @@ local function flush()
     target.pending = {'HSET', target.hash}
   end
   call(spread(headers))
-  headers, fresh = {'HSET', items}, {}
+  headers = {'HSET', items}
 end
 
 local function row_of(target, i)

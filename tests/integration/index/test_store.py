@@ -11,7 +11,7 @@ from aif_stream.index.connection import Redis
 from aif_stream.index.item_codec import ItemWrite, WriteResult, WriteStatus
 from aif_stream.index.keys import Buckets, items_key, rows_key
 from aif_stream.index.store import N2OStore
-from tests.index_builders import LAYOUT, NOW_MS, OTHER_LAYOUT, item, removal, rows_for, u64
+from tests.index_builders import LAYOUT, NOW_MS, OTHER_LAYOUT, item, read_index, removal, rows_for, u64
 
 
 async def test_a_new_item_is_written_with_the_rows_of_every_listed_version(store: N2OStore) -> None:
@@ -277,3 +277,26 @@ async def test_a_flushed_script_cache_is_not_noticed(store: N2OStore, redis: Red
     await redis.everywhere("SCRIPT", "FLUSH")
     batch = [item(str(n), 100) for n in range(50)]
     assert {result.status for result in await store.write_live(batch, {})} == {WriteStatus.WRITTEN}
+
+
+async def test_a_bucket_may_have_more_items_than_one_call_of_redis_takes(redis: Redis) -> None:
+    store = N2OStore(redis, Buckets(1))
+    await store.add_version("v1")
+    batch = [item(str(key), 5, key) for key in range(2_500)]
+    assert {r.status for r in await store.write_live(batch, {"v1": rows_for(batch)})} == {WriteStatus.WRITTEN}
+    newer = [item(str(key), 6 if key % 2 else 4, key) for key in range(2_500)]
+    results = await store.write_live(newer, {"v1": rows_for(newer)})
+    assert [r.status for r in results] == [WriteStatus.OLDER, WriteStatus.WRITTEN] * 1_250
+    items, rows = await read_index(store, ["v1"])
+    assert len(items) == len(rows["v1"]) == 2_500
+
+
+async def test_of_one_item_twice_in_a_batch_the_second_meets_the_first(redis: Redis) -> None:
+    store = N2OStore(redis, Buckets(1))
+    await store.add_version("v1")
+    twice = [item("7", 5), item("7", 5), item("7", 4), item("7", 6)]
+    results = await store.write_live(twice, {"v1": rows_for(twice)})
+    expected = [WriteStatus.WRITTEN, WriteStatus.EQUAL, WriteStatus.OLDER, WriteStatus.WRITTEN]
+    assert [r.status for r in results] == expected
+    _, rows = await read_index(store, ["v1"])
+    assert [Order.unpack(row).event_time_ms for row in rows["v1"].values()] == [6]

@@ -83,6 +83,11 @@ def test_a_wrong_field_is_named(change: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
+def test_a_wrong_attribute_before_broken_json_is_a_bad_event_too() -> None:
+    with pytest.raises(BadEvent):
+        decode_item(b'{"item_id":"7","attributes":{"price":true,"title":"\\u12')
+
+
 @pytest.mark.parametrize(
     ("decode", "value", "field"),
     [
