@@ -1,4 +1,5 @@
 /* Columns of items_read.c -> what one version's towers read: tokens, sets, numbers. Contract: items.py. */
+#if __has_include(<Python.h>) /* else the library is built without these, and they run in Python */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -114,3 +115,4 @@ void aif_items_encode(const plan *p, PyObject *values, const int64_t *chosen, in
         done[i] = (uint8_t)encode_one(p, &columns[chosen[i]], entries, numbers, base, i, out);
     }
 }
+#endif

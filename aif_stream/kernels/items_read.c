@@ -1,5 +1,6 @@
 /* Records of item updates -> columns: headers, order, key, and where the features stand in the JSON. Contract: items.py.
  * Called with the interpreter's lock held; touches no reference count and raises nothing. */
+#if __has_include(<Python.h>) /* else the library is built without these, and they run in Python */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -270,3 +271,4 @@ void aif_items_read(PyObject *records, PyObject *worker, int64_t ahead_ms, int64
     used[0] = p.used;
     used[1] = p.numbers_used;
 }
+#endif

@@ -37,6 +37,16 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Items:
+    """Those that read Python's objects; not there where the library was built without Python's header files."""
+
+    read: Callable[..., object]
+    encode: Callable[..., object]
+    vocabulary_build: Callable[..., object]
+    writes_pack: Callable[..., list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Native:
     """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the GIL for each call but
     ``distinct`` and ``rank``: they take a tenth of a millisecond, and whoever gives the GIL away beside a busy thread
@@ -56,10 +66,7 @@ class Native:
     distinct: Callable[..., int]
     rank: Callable[..., int]
     has_bf16: bool
-    items_read: Callable[..., object]
-    items_encode: Callable[..., object]
-    vocabulary_build: Callable[..., object]
-    writes_pack: Callable[..., list[bytes]]
+    items: Items | None
 
 
 @functools.cache
@@ -161,13 +168,19 @@ def _bind(lib: ctypes.CDLL, held: ctypes.PyDLL) -> Native:
         distinct=function("aif_distinct", _i64, _pointer, _u64, _u64, _pointer, _i64, _i64, *[_pointer] * 2, of=held),
         rank=function("aif_rank", _i64, *[_pointer] * 3, _i64, _i64, *[_pointer] * 3, of=held),
         has_bf16=bool(lib.aif_has_bf16()),
-        items_read=function(
+        items=_items(function, held) if hasattr(lib, "aif_items_read") else None,
+    )
+
+
+def _items(function: Callable[..., Callable[..., Any]], held: ctypes.PyDLL) -> Items:
+    return Items(
+        read=function(
             "aif_items_read",
             None,
             *(_object, _object, _i64, _i64, _pointer, _pointer, _pointer, _i64, _pointer, _i64, _pointer),
             of=held,
         ),
-        items_encode=function(
+        encode=function(
             "aif_items_encode",
             None,
             *(_pointer, _object, _pointer, _i64, _pointer, _pointer, _pointer, _pointer, _i64, _pointer),

@@ -1,4 +1,5 @@
 /* A micro-batch -> one Redis command per bucket. Contract: writes.py of the index; layout: index/item_codec.py. */
+#if __has_include(<Python.h>) /* else the library is built without these, and they run in Python */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -98,3 +99,4 @@ PyObject *aif_writes_pack(const batch *b, PyObject *heads, const int64_t *order,
     }
     return commands;
 }
+#endif
