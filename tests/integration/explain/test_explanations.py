@@ -274,6 +274,11 @@ async def test_the_score_of_a_retired_version_is_409(stack: Stack) -> None:
         await eventually(refused, what="the retirement is known")
         await publish_version(producer, msgspec.structs.replace(record, activation=record.activation + 1))
 
+        async def taken_again() -> bool:
+            return not await refused()
+
+        await eventually(taken_again, what="the version is there again for the tests that follow")
+
 
 async def test_an_open_explanation_whose_version_is_retired_meanwhile_fails_and_says_so(stack: Stack) -> None:
     answer = await stack.client.rank("ann", candidates=IDS, k=5, explain=True)
