@@ -1,6 +1,6 @@
 """What does watching cost? CPU per 1,000 requests and 100,000 updates with metrics, request log and probe, and without.
 
-    python experiments/watching_cost.py [--pairs 30] [--out FILE.json]          # about 8 minutes
+    python experiments/watching_cost.py [--pairs 24] [--out FILE.json]          # about 8 minutes
 
 Two whole systems stand side by side on one Kafka (topic prefixes) with a Redis each: `aif nearline` and `aif serve` as
 they ship, watched by an `aif monitor`; and the same with AIF_METRICS=false, AIF_REQUEST_LOG_RATE=0 and no monitor.
@@ -55,8 +55,9 @@ from drills.stack import untrained
 
 ITEMS = 12_000
 CANDIDATES = (2_000, 10_000)
-REQUESTS, UPDATES = 150, 10_000
-SETTLE_S = 1.0  # twice the time that records of the request log are gathered
+REQUESTS, UPDATES = 400, 20_000
+# Longer than records of the request log are gathered, and short against a turn: what the monitor asks meanwhile counts.
+SETTLE_S = 0.6
 PARTS = ("metrics", "log", "probe")
 CLIENTS, OPEN_ACKS = 4, 2_000
 SHARED = (
@@ -224,7 +225,7 @@ async def run(directory: Path, pairs: int, parts: frozenset[str]) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--parts", default=",".join(PARTS), help="what is on")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/watching_cost.json"))
     args = parser.parse_args()
