@@ -90,14 +90,15 @@ async def system(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path)
 
 async def test_every_server_is_found_and_probed_and_lag_is_nothing_when_nothing_moves(system: System) -> None:
     report = await system.probed()
-    assert {part["status"] for part in report["partitions"]} == {"OK"}
     assert {mirror["server"] for mirror in report["mirrors"]} == {"one", "two"}
-    assert {mirror["status"] for mirror in report["mirrors"]} == {"OK"}
     assert 0 < report["probe"]["p50_s"] <= report["probe"]["p99_s"] < 30
 
     async def quiet() -> bool:
         found = await system.lag()
-        return found["watermark_age_s"] == 0 and {m["applied_age_s"] for m in found["mirrors"]} == {0}
+        if not found or found["watermark_age_s"] != 0:
+            return False
+        well = {each["status"] for each in (*found["partitions"], *found["mirrors"])} == {"OK"}
+        return well and {m["applied_age_s"] for m in found["mirrors"]} == {0}
 
     await eventually(quiet, what="no lag")
 
