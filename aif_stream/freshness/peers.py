@@ -51,6 +51,7 @@ class Peers:
         self._stack = AsyncExitStack()
         self._known: dict[str, list[Lease]] = {}
         self._tried_s = float("-inf")
+        self._opening = asyncio.Lock()
         self._knocks: dict[str, tuple[float, Presence]] = {}
         self.session: aiohttp.ClientSession
         self.problem = ""
@@ -90,12 +91,13 @@ class Peers:
         return self._known[role]
 
     async def _open(self) -> Redis:
-        if self._redis is None:
-            if monotonic_s() - self._tried_s < 1.0:
-                raise IndexUnavailable(self.problem or "Redis does not answer")
-            self._tried_s = monotonic_s()
-            self._redis = await self._stack.enter_async_context(open_redis(self._settings))
-        return self._redis
+        async with self._opening:  # roles are asked for at once, also the first time
+            if self._redis is None:
+                if monotonic_s() - self._tried_s < 1.0:
+                    raise IndexUnavailable(self.problem or "Redis does not answer")
+                self._tried_s = monotonic_s()
+                self._redis = await self._stack.enter_async_context(open_redis(self._settings))
+            return self._redis
 
     async def _look_at(self, role: str, lease: Lease) -> Peer:
         if lease.alive:
