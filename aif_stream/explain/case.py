@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.facts import Facts, FactsHead
-from aif_stream.domain.history import ENTRY, History
+from aif_stream.domain.history import ENTRY, History, times_ms
 from aif_stream.domain.row import Rows
 from aif_stream.errors import Unexplainable
 from aif_stream.model.split import UserSide
+from aif_stream.model.subsets import subset_scores
 from aif_stream.model.version import ModelVersion
 
 Bools = NDArray[np.bool_]
@@ -65,6 +66,17 @@ class Case:
         keep = np.ones(len(self.entries), np.bool_)
         keep[list(places)] = False
         return self.side(keep)
+
+    def scores_without(self, sets: Sequence[Sequence[int]], rows: Rows) -> NDArray[np.float32]:
+        """Logits f32 (R, B) of rows (B) for the user without the entries at each of these sets (R) of places: those of
+        ``without`` and ``scores`` but for the order of sums (some 1e-6), at a fraction of their price."""
+        keeps = np.ones((len(sets), len(self.entries)), np.bool_)
+        for keep, places in zip(keeps, sets, strict=True):
+            keep[list(places)] = False
+        newest_ms = int(times_ms(self.newest)[0]) if len(self.newest) else None
+        return subset_scores(
+            self.version, self.head.attributes, self.entries, self.history_rows, keeps, rows, newest_ms=newest_ms
+        )
 
     def scores(self, side: UserSide, rows: Rows) -> NDArray[np.float32]:
         """Logits f32 (B)."""

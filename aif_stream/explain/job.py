@@ -33,7 +33,7 @@ from aif_stream.domain.ids import is_hashed
 from aif_stream.errors import IndexUnavailable, Unexplainable
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.case import Case, open_case
-from aif_stream.explain.counterfactual import counterfactual
+from aif_stream.explain.counterfactual import counterfactual_steps
 from aif_stream.explain.digest import facts_digest
 from aif_stream.explain.native import Names, native
 from aif_stream.explain.near import Near, near_digest
@@ -162,7 +162,7 @@ class Desk:
             elif stage is Stage.SHAPLEY:
                 found = await self._shapley(job, case)
             else:
-                found = await self._bench.run(task.priority, lambda: counterfactual(case, names))
+                found = await self._counterfactual(job, case, names)
             stages[stage.value] = orjson.dumps(found)
             await job.stage(stage, stages[stage.value])
         return stages
@@ -186,6 +186,13 @@ class Desk:
         found = shapley_stage(last)
         if hit is not None:
             await self._near.computed(version, hit, found)
+        return found
+
+    async def _counterfactual(self, job: _Job, case: Case, names: Names) -> dict[str, Any]:
+        """Step by step: what is urgent waits for one of them."""
+        steps = counterfactual_steps(case, names)
+        while (found := await self._bench.run(job.task.priority, lambda: next(steps))) is None:
+            job.check()
         return found
 
     async def _facts(self, task: ExplanationTask) -> Facts:

@@ -66,6 +66,12 @@ class TierReader:
         _gain(shares)
         return shares
 
+    @staticmethod
+    def gain(shares: F32) -> F32:
+        """The tier features of shares, in place."""
+        _gain(shares)
+        return shares
+
     def read_cosines(self, items: F32, content: Bools, history: F32, kinds: NDArray[np.integer]) -> F32:
         """The same of unit vectors (B, V) and (L', V)."""
         out = np.zeros((len(items), self.columns), dtype=np.float32)

@@ -81,15 +81,20 @@ class UserTower(nn.Module):
     def forward(self, profile: Attributes, history: Histories, bridges: Tensor, sharpness: float) -> UserNumbers:
         p = self.profile_vector(profile)
         own = history if self.config.user_history else history.hidden()
-        interest = self.interest(p, own.newest(self.config.short))
         here = own.mask.to(p.dtype)  # (R, L)
         count = here.sum(1, keepdim=True)
         mean = (here[:, None] @ history.t)[:, 0] / count.clamp(min=1)  # (R, 1, L) @ (R, L, D) -> (R, D)
+        u, h = self.vectors(p, own.newest(self.config.short), mean, count)
+        readouts = self.readouts(history, bridges, sharpness) if self.config.has(Part.BEA) else None
+        return UserNumbers(u, h, readouts, signature_matrix(history) if self.config.has(Part.LSH) else None)
+
+    def vectors(self, p: Tensor, short: Histories, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """u (R, D) and h (R, H) of the profile (R, D), the newest entries, and mean (R, D) and count (R, 1) of all."""
+        interest = self.interest(p, short)
         z = torch.cat([p, interest, mean, torch.log1p(count) / 8], dim=-1)  # (R, 3D + 1)
         u = self.skip(z) + self.down(fn.relu(self.up(z)))  # (R, D)
         h = self.share(torch.cat([u, p], dim=-1))  # (R, 2D) -> (R, H)
-        readouts = self.readouts(history, bridges, sharpness) if self.config.has(Part.BEA) else None
-        return UserNumbers(u, h, readouts, signature_matrix(history) if self.config.has(Part.LSH) else None)
+        return u, h
 
     def profile_vector(self, profile: Attributes) -> Tensor:
         """p (R, D)."""
