@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.events import Attribute
-from aif_stream.domain.facts import FactItem, Facts, FactsHead, UserInputs, pack_facts, unpack_facts
+from aif_stream.domain.facts import FactItem, Facts, FactsHead, UserInputs, pack_facts, pack_user, unpack_facts
 from aif_stream.domain.history import History
 from aif_stream.training.evaluate import Served
 
@@ -52,4 +52,4 @@ def answer(
         row_bytes=version.layout.dtype.itemsize,
     )
     inputs = UserInputs(head.attributes, history, served.rows[seen], history[:0])
-    return unpack_facts(pack_facts(head, inputs, served.rows[candidates[order]]))
+    return unpack_facts(pack_facts(head, served.rows[candidates[order]]), pack_user(inputs))

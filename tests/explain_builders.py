@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aif_stream.domain.facts import FactItem, Facts, FactsHead, UserInputs, pack_facts, unpack_facts
+from aif_stream.domain.facts import FactItem, Facts, FactsHead, UserInputs, pack_facts, pack_user, unpack_facts
 from aif_stream.domain.history import ENTRY
 from aif_stream.model.config import Kind
 from aif_stream.model.version import ModelVersion
@@ -15,10 +15,13 @@ PROFILE = {"city": "oslo", "age": 31}
 
 def make_facts(model: ModelVersion, *, seed: int = 0, history: int = 24, k: int = 10, request_id: str = "r1") -> Facts:
     """The answer to a user with a history, of 60 candidates; ``history`` 0: to somebody unknown."""
-    return unpack_facts(pack_answer(model, seed=seed, history=history, k=k, request_id=request_id))
+    return unpack_facts(*pack_answer(model, seed=seed, history=history, k=k, request_id=request_id))
 
 
-def pack_answer(model: ModelVersion, *, seed: int = 0, history: int = 24, k: int = 10, request_id: str = "r1") -> bytes:
+def pack_answer(
+    model: ModelVersion, *, seed: int = 0, history: int = 24, k: int = 10, request_id: str = "r1"
+) -> tuple[bytes, bytes]:
+    """The answer's own part and the user's."""
     items = make_items(60, seed)
     none = np.zeros(len(items), np.uint64)
     rows = model.item_rows(items, none, none, 0).rows
@@ -43,7 +46,7 @@ def pack_answer(model: ModelVersion, *, seed: int = 0, history: int = 24, k: int
         newest=0,
         row_bytes=model.layout.dtype.itemsize,
     )
-    return pack_facts(head, UserInputs(profile, entries, used, entries[:0]), rows[order])
+    return pack_facts(head, rows[order]), pack_user(UserInputs(profile, entries, used, entries[:0]))
 
 
 def small(kind: Kind = Kind.AIF, seed: int = 0, **choices: object) -> ModelVersion:

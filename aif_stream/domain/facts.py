@@ -1,8 +1,10 @@
 """The facts of an answer: all that its scores were made of, so that they can be recomputed minutes later.
 
-    u32 LE length of the head · head (JSON) · history entries · their rows · rows of the items [· row of the cut]
+    the answer's own part:  u32 LE length of the head · head (JSON) · rows of the items [· row of the cut]
+    the user's part:        history entries [· the newest] · rows of the entries
 
-Rows are bytes of the version's layout; only those of history entries that the version used are there.
+The user's part (0.26 MB of 1,000 entries) is kept once for all answers that were made of it; the head names it. Rows
+are bytes of the version's layout; only those of history entries that the version used are there.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from aif_stream.errors import BadEvent
 _LENGTH_BYTES: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class UserInputs:
     """What a user side was computed from: profile, the entries (n) that were used, their rows (n).
 
-    ``newest``: the newest stored entry (1) when that is not among them (ages count from it), else empty (0).
+    ``newest``: the newest stored entry (1) when that is not among them (ages count from it), else empty (0). Compared
+    by identity: a user side that serves many requests has one of them.
     """
 
     attributes: Mapping[str, Attribute] | None
@@ -48,7 +51,8 @@ class FactItem(msgspec.Struct, frozen=True):
 
 class FactsHead(msgspec.Struct, frozen=True, kw_only=True):
     """``cut``: the best item that was not in the answer; None when nothing was left out. ``entries`` and ``newest``
-    count history entries, ``row_bytes`` is the size of each row."""
+    count history entries, ``row_bytes`` is the size of each row. ``user_part``: under which name the user's part is
+    kept; "" for one without entries, which has none."""
 
     request_id: str
     user_id: str
@@ -62,6 +66,7 @@ class FactsHead(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     newest: int
     row_bytes: int
+    user_part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +80,15 @@ class Facts:
     item_rows: bytes
 
 
-def pack_facts(head: FactsHead, user: UserInputs, item_rows: Rows) -> bytes:
-    """The stored value; ``item_rows`` in the order of ``head.items``, then the cut's."""
+def pack_facts(head: FactsHead, item_rows: Rows) -> bytes:
+    """The answer's own part; ``item_rows`` in the order of ``head.items``, then the cut's."""
     data = msgspec.json.encode(head)
-    return b"".join(
-        (
-            len(data).to_bytes(_LENGTH_BYTES, "little"),
-            data,
-            user.entries.tobytes(),
-            user.newest.tobytes(),
-            user.rows.tobytes(),
-            item_rows.tobytes(),
-        )
-    )
+    return b"".join((len(data).to_bytes(_LENGTH_BYTES, "little"), data, item_rows.tobytes()))
+
+
+def pack_user(user: UserInputs) -> bytes:
+    """The user's part."""
+    return b"".join((user.entries.tobytes(), user.newest.tobytes(), user.rows.tobytes()))
 
 
 _HEAD: Final = msgspec.json.Decoder(FactsHead)
@@ -98,26 +99,22 @@ def read_head(value: bytes) -> FactsHead:
     return _split(value)[0]
 
 
-def unpack_facts(value: bytes) -> Facts:
-    """The reverse of ``pack_facts``. Raises ``BadEvent``."""
+def unpack_facts(value: bytes, user: bytes) -> Facts:
+    """The reverse of ``pack_facts`` and ``pack_user``. Raises ``BadEvent``."""
     head, at = _split(value)
-    ends = np.cumsum(
-        [
-            at,
-            head.entries * ENTRY_BYTES,
-            head.newest * ENTRY_BYTES,
-            head.entries * head.row_bytes,
-            (len(head.items) + (head.cut is not None)) * head.row_bytes,
-        ]
-    ).tolist()
-    if ends[-1] != len(value):
-        raise BadEvent("unreadable", f"facts of {head.request_id} have {len(value)} bytes, their head says {ends[-1]}")
+    items = (len(head.items) + (head.cut is not None)) * head.row_bytes
+    newest_at = head.entries * ENTRY_BYTES
+    rows_at = newest_at + head.newest * ENTRY_BYTES
+    expected = at + items + rows_at + head.entries * head.row_bytes
+    if at + items != len(value) or expected != len(value) + len(user):
+        found = f"{len(value)} bytes and {len(user)} of the user"
+        raise BadEvent("unreadable", f"facts of {head.request_id} have {found}, their head says {expected} in all")
     return Facts(
         head,
-        np.frombuffer(value[ends[0] : ends[1]], ENTRY),
-        np.frombuffer(value[ends[1] : ends[2]], ENTRY),
-        value[ends[2] : ends[3]],
-        value[ends[3] :],
+        np.frombuffer(user[:newest_at], ENTRY),
+        np.frombuffer(user[newest_at:rows_at], ENTRY),
+        user[rows_at:],
+        value[at:],
     )
 
 

@@ -28,7 +28,7 @@ from aif_stream.domain.explanations import (
     State,
     Told,
 )
-from aif_stream.domain.facts import Facts, unpack_facts
+from aif_stream.domain.facts import Facts, read_head, unpack_facts
 from aif_stream.domain.ids import is_hashed
 from aif_stream.errors import IndexUnavailable, Unexplainable
 from aif_stream.explain.bench import Bench
@@ -197,10 +197,12 @@ class Desk:
 
     async def _facts(self, task: ExplanationTask) -> Facts:
         value, known = await self._store.facts(task.request_id)
-        if value is None:
+        name = "" if value is None else read_head(value).user_part
+        user = await self._store.facts_user(name) if name else b""
+        if value is None or user is None:
             kept = "have expired" if known else "are not there (Redis may have forgotten them)"
             raise Unexplainable(f"the facts of request {task.request_id} {kept}")
-        return unpack_facts(value)
+        return unpack_facts(value, user)
 
     async def _names(self, facts: Facts) -> dict[int, str]:
         """Ids of the history's hashed keys, as the index knows them."""

@@ -20,6 +20,7 @@ from aif_stream.index.keys import (
     explanation_key,
     facts_key,
     facts_known_key,
+    facts_user_key,
 )
 from aif_stream.index.refusals import checked
 from aif_stream.index.scripts import script
@@ -30,6 +31,8 @@ START: Final = "0"
 _WAKES: Final = 4_096
 # How much longer than facts themselves it is known that there were some.
 _KNOWN_TIMES: Final = 6
+# How much longer a user's part than the newest answer that needs it: it may live on another node, by another clock.
+_LONGER_MS: Final = 1_000
 
 
 class Answer(NamedTuple):
@@ -153,25 +156,39 @@ class ExplanationStore:
     async def _wake(self, name: str) -> None:
         await self._redis.call("XADD", EXPLANATION_WAKE_KEY, "MAXLEN", "~", _WAKES, "*", "id", name)
 
-    async def put_facts(self, request_id: str, value: bytes) -> None:
-        """Keep the facts of an answer."""
+    async def put_facts(self, request_id: str, value: bytes, user: str = "", user_value: bytes = b"") -> bool:
+        """Keep the facts of an answer, and the user's part ``user`` at least as long: with ``user_value`` it is
+        written, without it must be there already. False when it is not (write it, then)."""
         facts, known = facts_key(request_id), facts_known_key(request_id)
         commands = [
             pack("SET", facts, value, "PX", self._facts_ms),
             pack("SET", known, b"1", "PX", self._facts_ms * _KNOWN_TIMES),
         ]
-        checked(await self._redis.execute(commands, [facts, known]))
+        keys = [facts, known]
+        if user:
+            key, keep_ms = facts_user_key(user), self._facts_ms + _LONGER_MS
+            commands.append(
+                pack("SET", key, user_value, "PX", keep_ms) if user_value else pack("PEXPIRE", key, keep_ms)
+            )
+            keys.append(key)
+        *_, last = checked(await self._redis.execute(commands, keys))
+        return bool(last != 0)
 
-    async def drop_facts(self, request_ids: Sequence[str]) -> None:
-        """Forget facts before their time (that there were some stays known)."""
-        keys = [facts_key(name) for name in request_ids]
+    async def drop_facts(self, request_ids: Sequence[str], users: Sequence[str] = ()) -> None:
+        """Forget facts before their time (that there were some stays known), and users' parts that nothing needs."""
+        keys = [*map(facts_key, request_ids), *map(facts_user_key, users)]
         checked(await self._redis.execute([pack("UNLINK", key) for key in keys], keys))
 
     async def facts(self, request_id: str) -> tuple[bytes | None, bool]:
-        """(the value or None, whether there ever were any)."""
+        """(the answer's own part or None, whether there ever were any)."""
         facts, known = facts_key(request_id), facts_known_key(request_id)
         value, there = checked(await self._redis.execute([pack("GET", facts), pack("EXISTS", known)], [facts, known]))
         return (None if value is None else bytes(value)), bool(there)
+
+    async def facts_user(self, name: str) -> bytes | None:
+        """The user's part."""
+        found = await self._redis.call("GET", facts_user_key(name))
+        return None if found is None else bytes(found)
 
     async def cached(self, digest: str) -> bytes | None:
         """Stages of an explanation that followed from exactly this."""

@@ -15,6 +15,7 @@
     {x:<explanation id>}:s   hash  state of an explanation and its stages; kept AIF_EXPLAIN_KEEP_S after its last change
     {x:<explanation id>}:e   stream  what happened to it, in order: what subscribers are told; lives as long
     {xf:<request id>}:f      string  facts of an answer (domain/facts.py); AIF_EXPLAIN_FACTS_S or less (bound in bytes)
+    {xfu:<name>}:f           string  the user's part of facts, once for many answers of one server; as long as they
     {xf:<request id>}:k      string  "1": facts were kept once; outlives them, so that "expired" is told from "unknown"
     aif:explain:wake         stream  ids of explanations that changed, a hint for servers; only the newest few thousand
     aif:explain:cache:<h>    string  stages of an explanation by the hash of all that they follow from
@@ -122,6 +123,10 @@ def explanation_events_key(name: str) -> bytes:
 
 def facts_key(request_id: str) -> bytes:
     return b"{xf:%s}:f" % request_id.encode("utf-8", "surrogatepass")
+
+
+def facts_user_key(name: str) -> bytes:
+    return b"{xfu:%s}:f" % name.encode()
 
 
 def facts_known_key(request_id: str) -> bytes:

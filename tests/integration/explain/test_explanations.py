@@ -14,6 +14,7 @@ import pytest
 
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.versions import publish_version, read_versions
+from aif_stream.domain.facts import read_head
 from aif_stream.domain.versions import VersionState
 from aif_stream.explain.near import TRIAL, WINDOW
 from aif_stream.index.connection import open_redis
@@ -214,6 +215,36 @@ async def test_facts_beyond_the_size_bound_go_oldest_first_and_are_told_as_gone(
             "/v1/explanations", {"request_id": first["request_id"], "item_id": first["items"][0]["item_id"]}
         )
         assert (status, "have expired" in problem["detail"]) == (410, True)
+
+
+async def test_answers_to_one_user_share_the_users_part_which_is_written_anew_when_it_was_lost(stack: Stack) -> None:
+    async with open_redis(stack.settings) as redis:
+        store = ExplanationStore(redis, keep_s=60, facts_s=60)
+
+        async def part_of(answer: dict[str, Any]) -> str:
+            async def written() -> bytes | None:
+                return (await store.facts(answer["request_id"]))[0]
+
+            return read_head(await eventually(written, what="the facts are written") or b"").user_part
+
+        first, second = [await stack.client.rank("ann", candidates=IDS, k=5, explain=True) for _ in range(2)]
+        name = await part_of(first)
+        assert name
+        assert await part_of(second) == name
+        await store.drop_facts([], [name])
+        third = await stack.client.rank("ann", candidates=IDS, k=5, explain=True)
+        assert await part_of(third) == name
+
+        async def there() -> bytes | None:
+            return await store.facts_user(name)
+
+        await eventually(there, what="the user's part is written anew")
+        item = third["items"][0]
+        async with worker(stack.settings):
+            ended = await stack.ended(
+                (await stack.ask(third["request_id"], item["item_id"], method="native"))["explanation_id"]
+            )
+        assert (ended["state"], ended["stages"]["native"]["recomputed"]) == ("complete", item["score"])
 
 
 async def test_a_like_question_is_answered_by_the_near_cache_and_says_so(stack: Stack) -> None:
