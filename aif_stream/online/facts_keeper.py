@@ -247,5 +247,5 @@ def _item_rows(parts: list[Part], keys: list[int]) -> tuple[Rows, tuple[int, flo
     rows = np.empty(len(at), parts[0].rows.dtype)
     for to, position in enumerate(at):
         number = int(np.searchsorted(offsets, position, side="right")) - 1
-        rows[to] = parts[number].rows[position - offsets[number]]
+        rows[to] = parts[number].row(position - int(offsets[number]))
     return rows, cut

@@ -16,11 +16,13 @@ import numpy as np
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.ids import Keys
 from aif_stream.errors import IndexRefused, IndexUnavailable
+from aif_stream.model.split import UserSide
+from aif_stream.model.version import ModelVersion
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.join import MirrorJoin
 from aif_stream.online.recompute import Recompute
 from aif_stream.online.run import Run
-from aif_stream.online.scoring import Part, part_in_place, part_of, rank, score_part
+from aif_stream.online.scoring import Part, best_places, part_in_place, part_of, rank, score_part
 
 # A wait for a thread that stops by itself at the deadline, plus this, is the latest that an answer goes out.
 _GRACE_S: Final = 0.02
@@ -90,10 +92,11 @@ class Progress:
         return None
 
     def _scored_in_place(self, run: Run, mirror: MirrorJoin, keys: Keys) -> Part | None:
-        """Join and score in one call, the rows copied nowhere. None where somebody else needs to see them: the facts of
-        an explanation, an age policy, the search for rows that are missing; or where the user side is not there yet."""
+        """Join and score in one call, the rows copied nowhere but for the best, of which facts are made. None where
+        somebody else needs to see them: an age policy, the search for rows that are missing; or where the user side is
+        not there yet."""
         user = run.known_user
-        if user is None or run.keeps_rows or self._recompute.reads_ages:
+        if user is None or self._recompute.reads_ages:
             return None
         begin_s = monotonic_s()
         model, stops = run.serving.model, self._recompute.fills
@@ -102,7 +105,20 @@ class Progress:
             return None
         run.join_s.s += scored.join_s
         run.score_s.s += monotonic_s() - begin_s - scored.join_s
-        return part_in_place(keys, scored, model.layout)
+        part = part_in_place(keys, scored, model.layout)
+        if run.keeps_rows and not with_best_rows(part, run.request.k, model, user.side, mirror):
+            return None
+        return part
+
+
+def with_best_rows(part: Part, k: int, model: ModelVersion, user: UserSide, mirror: MirrorJoin) -> bool:
+    """Copy the rows of the best k of a part that was scored in place, and of the best that is left out. False when one
+    of them was replaced since it was scored: its score shows that, as it depends on user and row alone, to the last
+    bit."""
+    best = best_places(part.scores, k + 1)
+    rows, _ = mirror.gather(part.keys[best])
+    part.best, part.best_rows = best, rows
+    return bool(np.array_equal(model.score(user, rows), part.scores[best]))
 
 
 def _unscored(run: Run) -> bool:

@@ -26,7 +26,8 @@ class Part:
     """Candidates joined together: keys (B), rows (B), found (B), scores f32 (B), -inf until scored.
 
     ``dropped`` (B): rows that the age policy takes out. ``done``: rows that scoring has reached. ``in_place``: scored
-    where the rows lie, so ``rows``, ``found`` and ``dropped`` are empty.
+    where the rows lie, so ``rows``, ``found`` and ``dropped`` are empty; ``best`` (rising) are then the places of which
+    ``best_rows`` are kept, if any are.
     """
 
     keys: Keys
@@ -38,11 +39,21 @@ class Part:
     recomputed: int = 0
     done: int = 0
     in_place: Scored | None = None
+    best: NDArray[np.intp] | None = None
+    best_rows: Rows | None = None
 
     @property
     def computed_ms(self) -> NDArray[np.uint64]:
         """When each row was computed (B)."""
         return self.rows["computed_ms"] if self.in_place is None else self.in_place.computed_ms
+
+    def row(self, place: int) -> np.void:
+        """The row at a place; of a part scored in place only one of ``best``."""
+        if self.best is None or self.best_rows is None:
+            found: np.void = self.rows[place]
+        else:
+            found = self.best_rows[int(np.searchsorted(self.best, place))]
+        return found
 
     @property
     def newest_event_ms(self) -> int:
@@ -60,6 +71,13 @@ def part_of(keys: Keys, rows: Rows, found: NDArray[np.bool_]) -> Part:
     """A part before scoring."""
     count = keys.size
     return Part(keys, rows, found, np.zeros(count, np.bool_), np.full(count, -np.inf, np.float32))
+
+
+def best_places(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Places of the ``count`` best scores, rising, and of all that equal the last of them; none that is -inf."""
+    least = np.partition(scores, -count)[-count] if 0 < count < scores.size else np.float32(-np.inf)
+    found: NDArray[np.intp] = np.flatnonzero((scores >= least) & (scores > -np.inf))
+    return found
 
 
 def usable(part: Part) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.row import TOMBSTONE, VALID, empty_rows
-from aif_stream.online.scoring import SLICE_ROWS, Part, part_of, rank, score_part, too_old, usable
+from aif_stream.online.scoring import SLICE_ROWS, Part, best_places, part_of, rank, score_part, too_old, usable
 from aif_stream.online.serving import unknown_user
 from tests.model_builders import make_items, small_version
 
@@ -29,6 +29,14 @@ def test_top_k_of_several_parts_is_that_of_all_their_scores_sorted(a: list[int],
     expected = sorted(((float(s), key) for s, key in everything), key=lambda pair: (-pair[0], pair[1]))[:k]
     assert list(zip(found.scores, found.keys, strict=True)) == expected
     assert found.scored == len(everything)
+
+
+@given(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 2.0]), max_size=40), st.integers(1, 50))
+def test_the_best_places_are_the_least_that_hold_any_top_k(scores: list[float], count: int) -> None:
+    found = best_places(np.array(scores, np.float32), count).tolist()
+    finite = sorted((score for score in scores if score > -np.inf), reverse=True)
+    least = finite[:count][-1] if finite else np.inf
+    assert found == [place for place, score in enumerate(scores) if score >= least and score > -np.inf]
 
 
 def test_what_is_not_scored_is_not_counted_and_ages_are_of_scored_rows_alone() -> None:
