@@ -151,8 +151,14 @@ class FactsKeeper:
         self._kept.add(answered.request_id, len(value), user, user_bytes, monotonic_s())
         EXPLAIN_FACTS.labels(outcome="kept").inc()
         scores = {item.item_id: item.score for item in answered.items}
-        for started in answered.started:
-            await self._work.start(_task(self._settings, answered, started), scores[started.item_id])
+        starts = (
+            self._work.start(_task(self._settings, answered, started), scores[started.item_id])
+            for started in answered.started
+        )
+        # Side by side: they share their writes to Redis and their Kafka request.
+        failed = [each for each in await asyncio.gather(*starts, return_exceptions=True) if isinstance(each, Exception)]
+        if failed:
+            raise failed[0]
 
 
 def started_of(request_id: str, items: list[RankedItem], explain: bool | int) -> list[StartedExplanation]:
