@@ -53,7 +53,7 @@ def main() -> None:
         consumer_group=task.group,
         auto_offset_reset="earliest",
         state_dir=task.directory,
-        # A checkpoint of 16 partitions stops everything meanwhile: four times as many events in each gave 48,000/s in
+        # A checkpoint of 8 partitions stops everything meanwhile: four times as many events in each gave 48,000/s in
         # place of 42,000 (one run each, other work beside). The plain sink keeps a checkpoint's rows until its end.
         commit_every=COMMIT_EVERY if task.way == "plain" else 4 * COMMIT_EVERY,
         commit_interval=COMMIT_S,
