@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 
-from experiments.explain_system import aif_up, cpu_s, machine
+from experiments.explain_system import aif_up, cpu_s, machine, tell
 
 BOUNDS_MS = {"p50": 0.5, "p99": 3.0}
 _USERS = 50
@@ -92,11 +90,7 @@ async def main(options: argparse.Namespace) -> int:
     else:
         async with aif_up(_ITEMS, 2 * _USERS) as system:
             found = await measure(options, system.url)
-    text = json.dumps(found, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        await asyncio.to_thread(Path(options.out).write_text, text + "\n")
-    return 3 if found["broken"] else 0
+    return tell(found, options.out)
 
 
 if __name__ == "__main__":

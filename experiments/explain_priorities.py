@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from experiments.explain_system import FINAL, Asker, System, aif_up, machine, quantiles
+from experiments.explain_system import FINAL, Asker, System, aif_up, machine, quantiles, tell
 
 BOUNDS_MS = {"idle_coarse": 150.0, "idle_refined": 2000.0, "high_coarse": 500.0}
 _AT_ONCE = 16
@@ -136,11 +134,7 @@ async def main(options: argparse.Namespace) -> int:
     async with aif_up(options.items, options.users, **settings) as system:
         found = await drill(options, system)
     found["broken"] = broken(options, found)
-    text = json.dumps(found, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        await asyncio.to_thread(Path(options.out).write_text, text + "\n")
-    return 3 if found["broken"] else 0
+    return tell(found, options.out)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from experiments.explain_system import FINAL, Asker, System, aif_up, cpu_s, machine, resident_mb
+from experiments.explain_system import FINAL, Asker, System, aif_up, cpu_s, machine, resident_mb, tell
 
 _CHUNK_BYTES = 1_024
 # A stage is one event of up to some 20 KB (a history of 100); less than that, and it never comes through.
@@ -213,11 +212,7 @@ async def main(options: argparse.Namespace) -> int:
         found["crowd"] = await crowd(options, system)
     wrong = ("missing", "twice", "out_of_order")
     found["broken"] = [f"{part}: {name}" for part in (*HEAR, "crowd") for name in wrong if found[part].get(name)]
-    text = json.dumps(found, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        await asyncio.to_thread(Path(options.out).write_text, text + "\n")
-    return 3 if found["broken"] else 0
+    return tell(found, options.out)
 
 
 if __name__ == "__main__":

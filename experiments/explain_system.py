@@ -162,3 +162,12 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_1m_5m": [round(load, 2) for load in os.getloadavg()[:2]],
     }
+
+
+def tell(found: dict[str, Any], out: str) -> int:
+    """Print what was found, keep it in the file ``out`` ("": nowhere); the exit code, 3 when a bound is ``broken``."""
+    text = json.dumps(found, indent=2) + "\n"
+    sys.stdout.write(text)
+    if out:
+        Path(out).write_text(text)
+    return 3 if found["broken"] else 0

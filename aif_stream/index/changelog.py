@@ -23,7 +23,7 @@ LIVE: Final = "live"
 SUPERSEDED: Final = "superseded"
 SUPERSEDED_ENTRY: Final = np.dtype([("row", "<u4"), ("began_ms", "<u8")])
 """One update that never had a row: the place in the record of the row that came instead, and when its way began."""
-_NONE: Final = np.empty(0, SUPERSEDED_ENTRY)
+NONE_SUPERSEDED: Final = np.empty(0, SUPERSEDED_ENTRY)
 
 
 class Stamps(NamedTuple):
@@ -61,7 +61,7 @@ def encode_rows(
     stamps: Stamps,
     *,
     lane: str = LIVE,
-    superseded: NDArray[np.void] = _NONE,
+    superseded: NDArray[np.void] = NONE_SUPERSEDED,
 ) -> tuple[list[tuple[str, bytes]], bytes]:
     """Headers and value of one record for keys u64 (n), Rows (n); ``superseded``: SUPERSEDED_ENTRY (m)."""
     records = np.empty(len(keys), dtype=layout.record)

@@ -12,7 +12,7 @@ from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
-from aif_stream.index.changelog import LIVE, SUPERSEDED_ENTRY, Stamps, encode_rows
+from aif_stream.index.changelog import LIVE, NONE_SUPERSEDED, Stamps, encode_rows
 
 REBUILD: Final = "rebuild"
 AGAIN: Final = "again"
@@ -20,7 +20,6 @@ AGAIN: Final = "again"
 
 # A quarter of the topic's message limit: no record comes near it, and a usual batch (512 rows) stays whole.
 _MAX_VALUE_BYTES: Final = 1 << 20
-_NONE: Final = np.empty(0, SUPERSEDED_ENTRY)
 
 
 class ChangeLog:
@@ -38,7 +37,7 @@ class ChangeLog:
         stamps: Stamps,
         *,
         lane: str = LIVE,
-        superseded: NDArray[np.void] = _NONE,
+        superseded: NDArray[np.void] = NONE_SUPERSEDED,
     ) -> list[Awaitable[object]]:
         """Queue keys u64 (n) and Rows (n), in one record if they fit; the acknowledgements. Raises ``PublishError``.
 
