@@ -8,7 +8,7 @@ Every term but head and LN is linear in the item's numbers: that is what lets it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from aif_stream.model.attention import TargetAttention
 from aif_stream.model.config import Kind, ModelConfig, Part
 from aif_stream.model.item_side import ItemNumbers
 from aif_stream.model.user_side import AGES, Histories, UserNumbers
+
+_RADIX_KEYS: Final = 1 << 16
 
 
 class Cross(nn.Module):
@@ -50,19 +52,22 @@ class Cross(nn.Module):
 
         The numbers of ``of_keys`` by sums over groups: L · D additions where membership takes C · L · D.
         """
-        there = (history.mask[0] & (own[0] >= 0)).numpy()
-        mine = own[0].numpy()[there]
-        order = np.argsort(mine, kind="stable")  # groups side by side: five calls, where index_add and scatter are slow
+        mine, t, age = own[0].numpy(), history.t[0].numpy(), history.age[0].numpy()
+        there = history.mask[0].numpy() & (mine >= 0)
+        if not there.all():
+            mine, t, age = mine[there], t[there], age[there]
+        # Groups side by side: five calls, where index_add and scatter are slow. Keys of 16 bits are sorted by radix:
+        # 10,000 entries in 15 µs in place of 274.
+        order = np.argsort(mine.astype(np.uint16) if len(mine) and mine.max() < _RADIX_KEYS else mine, kind="stable")
         mine = mine[order]
         starts = np.flatnonzero(np.diff(mine, prepend=-1))
-        D = history.t.shape[2]
-        t = history.t[0].numpy()
+        D = t.shape[1]
         features = np.zeros((len(starts), D + 3), t.dtype)
         if len(starts):
             count = np.diff(starts, append=len(mine)).astype(t.dtype)
-            features[:, :D] = np.add.reduceat(t[there][order], starts, axis=0) / count[:, None]
+            features[:, :D] = np.add.reduceat(t[order], starts, axis=0) / count[:, None]
             features[:, D] = np.log1p(count) / 4
-            recent = 1.0 - history.age[0].numpy()[there][order].astype(t.dtype) / AGES
+            recent = 1.0 - age[order].astype(t.dtype) / AGES
             features[:, D + 1] = np.maximum.reduceat(recent, starts)
             features[:, D + 2] = 1.0
         share: Tensor = self.share(torch.from_numpy(features))  # (C, D + 3) -> (C, H)

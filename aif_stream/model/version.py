@@ -23,7 +23,7 @@ from aif_stream.model.compiled import kernel_of, packed
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
 from aif_stream.model.net import Batch, Net
-from aif_stream.model.rows import ItemRows, fill, has_content, tensor, valid
+from aif_stream.model.rows import ItemRows, at_places, fill, has_content, tensor, valid
 from aif_stream.model.signature import Signatures, pack_signs, signs
 from aif_stream.model.split import Seen, UserSide, fold, score_rows
 from aif_stream.model.tiers import TierReader
@@ -126,9 +126,21 @@ class ModelVersion:
         as unknown. None: no profile. Ages count from the newest stored behavior, so no wall clock enters.
         ``units`` (L, V) are of the history's items; models that read cosines raise ``VersionError`` without them.
         """
-        self._check_units(units)
         used = self.used_entries(history_rows, found)
-        rows = history_rows[used]
+        return self.user_side_of(
+            profile, history, used, at_places(history_rows, used), None if units is None else at_places(units, used)
+        )
+
+    def user_side_of(
+        self,
+        profile: Mapping[str, Attribute] | None,
+        history: History,
+        used: NDArray[np.intp],
+        rows: Rows,
+        units: NDArray[np.float32] | None = None,
+    ) -> UserSide:
+        """``user_side`` of the entries ``used`` (L') alone, with their rows (L') and unit vectors (L', V)."""
+        self._check_units(units)
         content = has_content(rows)
         with torch.inference_mode():
             seen = _histories(self, history, used, rows, content)
@@ -137,7 +149,7 @@ class ModelVersion:
             signed = Seen(
                 np.ascontiguousarray(rows["sig"][content]),
                 kinds(history)[used][content],
-                units[used][content] if self.config.cosines and units is not None else None,
+                units[content] if self.config.cosines and units is not None else None,
             )
             side = fold(self.net, self._tiers, user, seen, signed, len(history))
         if self._kernel is None:

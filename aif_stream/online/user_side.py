@@ -25,6 +25,7 @@ from aif_stream.domain.facts import UserInputs
 from aif_stream.domain.row import Rows
 from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.index.histories import HistoryStore, StoredUser
+from aif_stream.model.rows import at_places
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.breaker import Breaker
@@ -181,8 +182,9 @@ def _make(model: ModelVersion, stored: StoredUser, rows: Rows, found: NDArray[np
     history = stored.history
     used = model.used_entries(rows, found)
     newest = history[-1:] if history.size and (not used.size or used[-1] != history.size - 1) else history[:0]
-    inputs = UserInputs(stored.attributes, history[used], rows[used], newest)
-    return Made(model.user_side(stored.attributes, history, rows, found), inputs)
+    mine = at_places(rows, used)
+    inputs = UserInputs(stored.attributes, at_places(history, used), mine, newest)
+    return Made(model.user_side_of(stored.attributes, history, used, mine), inputs)
 
 
 def _watermark(stored: StoredUser) -> bytes:
