@@ -36,7 +36,7 @@ def crosses(categories: str, users: str, cache_mb: str, history: int, seed: int,
 @click.option("--candidates", default="2000,10000", show_default=True)
 @click.option("--requests", type=click.IntRange(min=4), default=200, show_default=True, help="Of each cell and mode.")
 @click.option("--items", type=click.IntRange(min=1), default=30_000, show_default=True)
-@click.option("--models", default="cold,coded", show_default=True, help="Whose CPU is compared with AIF's.")
+@click.option("--models", default="cold,classic,coded", show_default=True, help="Whose CPU is compared with AIF's.")
 @OUT
 @JSON
 def latency(
@@ -49,7 +49,8 @@ def latency(
     out: Path,
     as_json: bool,
 ) -> None:
-    """The user side beside retrieval or after it, on real servers; CPU per answer against COLD."""
+    """The user side beside retrieval or after it, on real servers; CPU per answer against COLD, split as AIF is and
+    served the classic way (every tower at request time)."""
     from aif_stream.cli.entry import run_async
     from aif_stream.clock import monotonic_s
     from aif_stream.runtime.latency import Plan, run_latency

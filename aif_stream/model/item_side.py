@@ -110,14 +110,27 @@ class ItemTower(nn.Module):
         parts = [(sigma[at : at + step] @ coded.T).argmax(axis=1) for at in range(0, len(sigma), step)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
+    def content_of(self, features: ItemFeatures) -> Tensor | None:
+        """Standardised content as the tower reads it, (N, V); None where it reads none."""
+        if self.content is None:
+            return None
+        return (self.centred(features) / self.content_scale).to(self.content.weight.dtype)
+
     def forward(self, features: ItemFeatures) -> ItemNumbers:
-        ids = torch.from_numpy(features.ids).to(self.ids.weight.device)
-        x = fn.embedding_bag(ids, self.ids.weight, mode="sum")  # (N, 2) -> (N, E)
-        x = x + self.attributes(features.attributes)
-        if self.content is not None:
-            x = x + self.content((self.centred(features) / self.content_scale).to(x.dtype))  # (N, V) -> (N, E)
+        return self.numbers(features.ids, features.attributes, self.content_of(features))
+
+    def numbers(
+        self, ids: NDArray[np.int64], attributes: Attributes, content: Tensor | None, *, bridges: bool = True
+    ) -> ItemNumbers:
+        """Of N items: rows of the id table i64 (N, 2), attributes, ``content_of``; w is (N, 0) without ``bridges``."""
+        rows = torch.from_numpy(ids).to(self.ids.weight.device)
+        x = fn.embedding_bag(rows, self.ids.weight, mode="sum")  # (N, 2) -> (N, E)
+        x = x + self.attributes(attributes)
+        if self.content is not None and content is not None:
+            x = x + self.content(content)  # (N, V) -> (N, E)
         x = self.norm(x)
         t = self.t_norm(self.skip(x) + self.down(fn.relu(self.up(x))))  # (N, E) -> (N, D)
-        w = torch.softmax(t @ self.bridge_rows.T * self.sharpness, dim=-1)  # (N, D) -> (N, K)
         h = self.share(torch.cat([x, t], dim=-1))  # (N, E + D) -> (N, H)
-        return ItemNumbers(t, w, h)
+        if not bridges:
+            return ItemNumbers(t, t[:, :0], h)
+        return ItemNumbers(t, torch.softmax(t @ self.bridge_rows.T * self.sharpness, dim=-1), h)  # w: (N, D) -> (N, K)

@@ -240,7 +240,7 @@ class ModelVersion:
         tower = self.net.item_tower
         signatures = pack_signs(tower.project(features), features.has_content)
         tiers = self._joint_tiers(features, signatures, count, at, kinds(history)[used])
-        kind, age = _kind_and_age(history, used)
+        kind, age = kind_and_age(history, used)
         empty = len(used) == 0
         return Batch(
             items=features,
@@ -278,7 +278,7 @@ class ModelVersion:
         return self._profiles.encode([profile or {}], Verdict.all_usable(1))
 
 
-def _kind_and_age(history: History, used: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+def kind_and_age(history: History, used: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """Kinds and age buckets of the entries ``used``, each i64 (1, L')."""
     times = times_ms(history)
     newest = times[-1] if len(times) else 0
@@ -300,7 +300,7 @@ def _histories(
         zero = torch.zeros(1, 1, dtype=torch.int64)
         D, W = version.config.width, version.config.signature_bits
         return Histories(torch.zeros(1, 1, D), torch.zeros(1, 1, W), zero > 0, zero, zero, zero - 1, zero - 1)
-    kind, age = _kind_and_age(history, used)
+    kind, age = kind_and_age(history, used)
     return Histories(
         t=tensor(rows["t"]).float()[None],
         sigma=torch.from_numpy(signs(rows["sig"], content))[None],

@@ -22,7 +22,7 @@ import numpy as np
 
 from aif_stream.clock import elapsed_ms, monotonic_s
 from aif_stream.errors import AifError
-from aif_stream.runtime.latency_stack import USERS, filled, off_the_first_core, upstream
+from aif_stream.runtime.latency_stack import CLASSIC, USERS, filled, off_the_first_core, upstream
 
 OnStep = Callable[[str, int, int], None]
 
@@ -138,7 +138,6 @@ async def _costs(client: Client, servers: dict[str, tuple[str, int]], on_step: O
     on_step("CPU by model", 0, 1)
     await client.pace(_COST_MS, max(plan.candidates))
     heard = await _alternating(client, servers, group, 2 * plan.requests, blocks=2 * _BLOCKS)
-    cold = np.array(heard["cold"].cpu_ms) if "cold" in heard else None
     for model, one in heard.items():
         cpu = np.array(one.cpu_ms)
         line = {
@@ -150,18 +149,19 @@ async def _costs(client: Client, servers: dict[str, tuple[str, int]], on_step: O
             "latency_ms": quantiles(one.latency),
             "user_ms": quantiles(one.stages["user"]),
             "score_ms": quantiles(one.stages["score"]),
-            "after_retrieval_ms": quantiles(_after_retrieval(one)),
+            "after_retrieval_ms": quantiles(after_retrieval(one)),
             "degraded": one.degraded,
         }
-        if cold is not None and model != "cold":
-            line["over_cold"] = _over(cpu, cold)
-            medians = [float(np.median(_after_retrieval(each))) for each in (one, heard["cold"])]
-            line["after_retrieval_over_cold"] = round(medians[0] / medians[1] - 1, 4)
+        for base in ("cold", CLASSIC):
+            if base in heard and model != base:
+                medians = [float(np.median(after_retrieval(each))) for each in (one, heard[base])]
+                line[f"over_{base}"] = _over(cpu, np.array(heard[base].cpu_ms))
+                line[f"after_retrieval_over_{base}"] = round(medians[0] / medians[1] - 1, 4)
         found.append(line)
     return found
 
 
-def _after_retrieval(heard: Heard) -> list[float]:
+def after_retrieval(heard: Heard) -> list[float]:
     """Join + score of each answer: what stands on the critical path, which is what the paper counts."""
     return [join + score for join, score in zip(heard.stages["join"], heard.stages["score"], strict=True)]
 
@@ -202,8 +202,8 @@ def _interval(values: np.ndarray[Any, np.dtype[np.float64]], of: Callable[..., A
 
 
 def _over(one: np.ndarray[Any, np.dtype[np.float64]], other: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    """How much more one is than other, on the mean, over the same blocks: the same moments of the machine. CPU comes in
-    ticks of 10 ms: a few short requests may show none."""
+    """How much more one is than other, on the mean, over the same blocks: the same moments of the machine. Where CPU
+    comes in ticks of 10 ms, a few short requests may show none."""
     picks = np.random.default_rng(0).integers(len(one), size=(_RESAMPLES, len(one)))
     draws = one[picks].mean(axis=1) / np.maximum(other[picks].mean(axis=1), _LEAST_CPU_MS) - 1
     low, high = np.quantile(draws, [0.025, 0.975])
@@ -228,8 +228,13 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system CPU seconds of a process (Linux); 0 elsewhere."""
+    """CPU seconds of a process (Linux): of its threads by the scheduler's clock, or, where the kernel does not tell
+    that, in ticks of 10 ms; 0 elsewhere."""
+    process = Path(f"/proc/{pid}")
     with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        of_threads = [(thread / "schedstat").read_text(encoding="ascii") for thread in (process / "task").iterdir()]
+        return sum(int(told.split()[0]) for told in of_threads) / 1e9
+    with contextlib.suppress(OSError):
+        fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0

@@ -31,9 +31,11 @@ USERS: Final = 16  # of each length of history
 _START_S: Final = 600.0  # several at once on one core, which others may use as well
 _STOP_S: Final = 20.0
 
+CLASSIC: Final = "classic"  # COLD with every tower at request time, not served by `aif serve`
 MODELS: Final[dict[str, ModelConfig]] = {
     "aif": ModelConfig(),
     "cold": ModelConfig(kind=Kind.COLD),
+    CLASSIC: ModelConfig(kind=Kind.COLD),
     "coded": ModelConfig(codes=1024),
 }
 
@@ -43,15 +45,18 @@ class Index:
     """A filled index with one active version, and the environment that leads a server to it."""
 
     directory: Path
+    items: int
+    artefact: Path
     environ: Mapping[str, str]
 
     @asynccontextmanager
     async def server(self, name: str, session: aiohttp.ClientSession, **environ: str) -> AsyncIterator[tuple[str, int]]:
-        """``aif serve`` on the first core: its address and process id."""
+        """``aif serve`` (or, for a model of that name, ``classic``) on the first core: its address and process id."""
         (port,) = free_ports(1)
+        classic = ["aif_stream.runtime.classic", str(port), str(self.items), str(self.artefact)]
         process = ServerProcess(
             f"aif serve ({name})",
-            [sys.executable, "-m", "aif_stream", "serve"],
+            [sys.executable, "-m", *(classic if self.artefact.name == CLASSIC else ["aif_stream", "serve"])],
             directory=self.directory,
             log=self.directory / f"{name}.log",
             environ=handed_on({**self.environ, "AIF_SERVE_PORT": str(port), "OMP_NUM_THREADS": "1", **environ}),
@@ -91,6 +96,8 @@ async def filled(model: str, items: int, histories: Sequence[int], home: Path, u
         await publish_active(settings, version, "latency")
         yield Index(
             directory,
+            items,
+            settings.models_dir / version.name,
             {
                 "AIF_HOME": str(directory),
                 "AIF_KAFKA_BOOTSTRAP": broker.bootstrap,

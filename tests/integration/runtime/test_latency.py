@@ -15,7 +15,9 @@ from aif_stream.runtime.latency import quantiles
 @pytest.mark.timeout(240)
 def test_overlapping_hides_the_user_side_behind_a_slow_retrieval(tmp_path: Path) -> None:
     sizes = ("--retrieval-ms", "0,100", "--history", "50", "--candidates", "100", "--items", "300", "--requests", "8")
-    done = CliRunner().invoke(experiment, ["latency", *sizes, "--models", "cold", "--out", str(tmp_path), "--json"])
+    done = CliRunner().invoke(
+        experiment, ["latency", *sizes, "--models", "cold,classic", "--out", str(tmp_path), "--json"]
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "results.json").read_text())
@@ -25,9 +27,10 @@ def test_overlapping_hides_the_user_side_behind_a_slow_retrieval(tmp_path: Path)
     assert slow["hidden_share"]["value"] > 0.3, "all of it, but for a machine that is busy"
     assert slow["stages_p50_ms"]["retrieval"] >= 100
     assert slow["degraded"] == 0
-    aif, cold = found["costs"]
-    assert (aif["model"], cold["model"]) == ("aif", "cold")
-    assert {"value", "low", "high"} == set(aif["over_cold"])
+    aif, *others = found["costs"]
+    assert (aif["model"], *(one["model"] for one in others)) == ("aif", "cold", "classic")
+    assert {"value", "low", "high"} == set(aif["over_cold"]) == set(aif["over_classic"])
+    assert all(one["cpu_ms"]["value"] > 0 for one in found["costs"])
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in found["figures"])
     assert "data:image/png" in (tmp_path / "report.html").read_text()
 

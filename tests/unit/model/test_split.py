@@ -9,6 +9,7 @@ import torch
 from aif_stream.domain.row import Rows
 from aif_stream.errors import VersionError
 from aif_stream.model.config import COSINES, Kind, Part
+from aif_stream.model.sequential import Sequential
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import VARIANTS, make_history, make_items, small_version
 
@@ -36,6 +37,15 @@ def test_split_equals_joint_with_float32_rows(kind: Kind, variant: str) -> None:
     joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
     assert np.ptp(joint) > 0.5
     np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
+
+
+def test_cold_at_request_time_equals_joint() -> None:
+    version = small_version(Kind.COLD)
+    seen, items = make_items(60, seed=1), make_items(300, seed=2)
+    scores = Sequential(version, [*seen, *items]).scores(make_history(seen), np.arange(60), np.arange(60, 360))
+    np.testing.assert_allclose(scores, version.joint(None, make_history(seen), seen, items), atol=1e-5, rtol=1e-5)
+    with pytest.raises(VersionError, match="not cold"):
+        Sequential(small_version(), items)
 
 
 def test_rounding_rows_to_f16_moves_scores_little_and_the_top_less() -> None:
