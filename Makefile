@@ -30,7 +30,7 @@ format: setup ## rewrite the sources in the house's format
 schemas: setup ## topics/schemas, topics/asyncapi.yaml from the event types
 	$(BIN)/python -m aif_stream.bus.schemas
 
-bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (about 35 minutes)
+bench: setup ## benchmarks beside their peers → benchmarks/results/*.json (about 45 minutes)
 	benchmarks/run
 
 drill: setup ## kill -9, rebalance, outages, roll-outs on real Kafka → experiments/results/*drill.json (about 18 minutes)

@@ -1,6 +1,6 @@
 """10,000 rows by key: the mirror's join, one batched read of Redis, and redis-py's MGET of the same bytes.
 
-    python benchmarks/join.py [--items 100000] [--candidates 10000] [--requests 300] [--json]
+    python benchmarks/join.py [--items 100000] [--candidates 10000] [--requests 1000] [--json]
 
 An embedded Redis on this machine; every request asks for other candidates, so that none is in a cache for it. The
 mirror's join ends with a block of rows; so do the reads of Redis. ``mget`` reads strings of the row's size, in one
@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import numpy as np
 import redis.asyncio as redis_py
 
+from aif_stream.bench.statement import beside, goal
 from aif_stream.clock import now_ms
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.order import Order
@@ -37,6 +38,11 @@ from aif_stream.settings import Settings
 
 LAYOUT: Final = RowLayout(hidden=64, width=32, bridges=16, signature_bits=256)
 VERSION: Final = "bench"
+GOALS: Final = {
+    "redis_py_mget": ("redis-py MGET", 15.0),
+    "feast_row": ("Feast, the row as one feature", 200.0),
+    "feast_numbers": ("Feast, its numbers as three features", 200.0),
+}
 _STEP: Final = 2_000
 
 
@@ -72,6 +78,7 @@ async def timed(call: Callable[[Keys], Awaitable[int]], wanted: list[Keys]) -> d
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    around = beside()
     random = np.random.default_rng(5)
     wanted = [
         random.choice(options.items, options.candidates, replace=False).astype(np.uint64) + np.uint64(1)
@@ -108,7 +115,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             ways |= await options.beside(server.url, options)
     for way in ways.values():
         way["times_the_mirror"] = round(way["p50_ms"] / ways["mirror"]["p50_ms"], 1)
-    return {"ways": ways, "set_up": set_up(options)}
+    goals = [
+        goal(f"{GOALS[name][0]}: times the mirror", GOALS[name][1], way["times_the_mirror"], at_least=True)
+        for name, way in ways.items()
+        if name in GOALS
+    ]
+    return {"ways": ways, "goals": goals, "beside": around, "set_up": set_up(options)}
 
 
 def set_up(options: argparse.Namespace) -> dict[str, Any]:
@@ -119,7 +131,6 @@ def set_up(options: argparse.Namespace) -> dict[str, Any]:
         "redis_py": version_of("redis"),
         "hiredis": version_of("hiredis"),
         "cores": os.cpu_count(),
-        "load_1min": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }
 
@@ -128,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--candidates", type=int, default=10_000)
-    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.set_defaults(beside=None)
     return parser
