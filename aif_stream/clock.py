@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -32,7 +33,12 @@ def cpu_ms() -> float:
 def to_rfc3339(ms: int) -> str:
     """``1700000000123`` -> ``2023-11-14T22:13:20.123Z`` (the form of CloudEvents' ``time``)."""
     seconds, rest = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+@functools.lru_cache(maxsize=64)  # of what is written in a row many share a second
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def from_rfc3339(text: str) -> int:

@@ -1,17 +1,20 @@
 """The request log: what was asked and answered, as one record of ``aif.requests`` and as one line of an export.
 
-    u32 LE length of the head · head (JSON) · candidates
+    u32 LE length of the head · head (JSON) · candidates · answered items
 
 Candidates that are numbers travel in the narrowest of u16, u32, u64: 10,000 take 20-80 KB and a microsecond each way;
-others travel as a JSON array of their ids. Kafka compresses whole batches, so nothing is compressed here.
+others travel as a JSON array of their ids. So do the answer's items: where candidates are numbers, ``packed`` keys of
+the same width and as many scores (f32 LE, as they were computed) follow them, a seventh of their JSON and of its cost;
+else (and in records written before) they are in the head. Kafka compresses batches, so nothing is compressed here.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,19 +27,25 @@ from aif_stream.errors import BadEvent
 REQUEST_EVENT: Final = "aif.request.answered"
 Block = Literal["u16", "u32", "u64", "ids", "none"]
 _WIDTHS: Final[dict[Block, str]] = {"u16": "<u2", "u32": "<u4", "u64": "<u8"}
+_LETTERS: Final[dict[Block, str]] = {"u16": "H", "u32": "I", "u64": "Q"}
+_SCORE: Final = np.dtype("<f4")
+_NO_KEYS: Final = np.empty(0, np.uint64)
 _LENGTH_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRequest:
     """One request with its answer. ``keys``: candidates u64, in parts, in the order of scoring; ``names``: ids of
-    the hashed keys among them (and maybe more)."""
+    the hashed keys among them (and maybe more). ``best`` and ``scores`` (f32 values): the answer's items once more, as
+    keys and numbers."""
 
     request: RankRequest
     answer: RankAnswer
     received_ms: int
     keys: Sequence[Keys]
     names: Mapping[int, str]
+    best: Sequence[int]
+    scores: Sequence[float]
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,7 +69,15 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     context: dict[str, Any] = {}
     redacted: list[str] = []
     block: Block = "none"
+    packed: int = 0
     candidates: list[str] | None = None
+
+
+class Draft(NamedTuple):
+    """A record in the making: its head, not encoded yet, and the bytes behind it."""
+
+    head: LoggedRequest
+    body: bytes
 
 
 _HEAD: Final = msgspec.json.Decoder(LoggedRequest)
@@ -94,10 +111,11 @@ def _without(value: Any, fields: frozenset[str], found: set[str]) -> Any:
     return value
 
 
-def encode_logged(done: AnsweredRequest, redacted: frozenset[str], limit_bytes: int) -> bytes:
-    """The value of a record, at most ``limit_bytes``: candidates that do not fit are left out (block "none")."""
+def draft_of(done: AnsweredRequest, redacted: frozenset[str]) -> Draft:
+    """What an answer leaves to be written; nothing else of it is kept."""
     request, answer = done.request, done.answer
     block, body = _pack(done)
+    packed = len(done.best) if block != "ids" else 0
     context, hidden = redact(request.context, redacted) if request.context else ({}, [])
     head = LoggedRequest(
         request_id=answer.request_id,
@@ -106,7 +124,7 @@ def encode_logged(done: AnsweredRequest, redacted: frozenset[str], limit_bytes: 
         k=request.k,
         model_version=answer.model_version,
         named=request.candidates is not None,
-        items=answer.items,
+        items=[] if packed else answer.items,
         coverage=answer.coverage,
         freshness=answer.freshness,
         degraded=answer.degraded,
@@ -115,21 +133,32 @@ def encode_logged(done: AnsweredRequest, redacted: frozenset[str], limit_bytes: 
         context=context,
         redacted=hidden,
         block=block,
+        packed=packed,
     )
+    return Draft(head, body)
+
+
+def encode_logged(draft: Draft, limit_bytes: int) -> bytes:
+    """The value of a record, at most ``limit_bytes``: candidates that do not fit are left out (block "none")."""
+    head, body = draft
     data = _ENCODER.encode(head)
     if _LENGTH_BYTES + len(data) + len(body) > limit_bytes:
-        data, body = _ENCODER.encode(msgspec.structs.replace(head, block="none")), b""
-    return len(data).to_bytes(_LENGTH_BYTES, "little") + data + body
+        items = _split(body, head)[1]
+        data, body = _ENCODER.encode(msgspec.structs.replace(head, block="none", packed=0, items=items)), b""
+    return b"".join((len(data).to_bytes(_LENGTH_BYTES, "little"), data, body))
 
 
 def _pack(done: AnsweredRequest) -> tuple[Block, bytes]:
-    keys = np.concatenate(done.keys) if done.keys else np.empty(0, np.uint64)
-    most = int(keys.max()) if keys.size else 0
+    """Candidates and, unless they are ids, the answered items behind them."""
+    keys = done.keys[0] if len(done.keys) == 1 else np.concatenate((_NO_KEYS, *done.keys))
+    most = int(np.maximum.reduce(keys, initial=0))
     if most >= HASHED_BIT:
         names = dict(done.names)
         return "ids", _ENCODER.encode([id_of(key, names) for key in keys.tolist()])
     block: Block = "u16" if most < 1 << 16 else "u32" if most < 1 << 32 else "u64"
-    return block, keys.astype(_WIDTHS[block]).tobytes()
+    count = len(done.best)
+    items = struct.pack(f"<{count}{_LETTERS[block]}{count}f", *done.best, *done.scores)
+    return block, keys.astype(_WIDTHS[block]).tobytes() + items
 
 
 def decode_logged(value: bytes) -> LoggedRequest:
@@ -139,13 +168,26 @@ def decode_logged(value: bytes) -> LoggedRequest:
         head = _HEAD.decode(value[_LENGTH_BYTES:start])
         if head.block == "none":
             return head
-        if head.block == "ids":
-            ids = _IDS.decode(value[start:])
-        else:
-            ids = [str(key) for key in np.frombuffer(value, _WIDTHS[head.block], offset=start).tolist()]
+        candidates, items = _split(value[start:], head)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadEvent("unreadable", f"not a record of the request log: {error}") from None
-    return msgspec.structs.replace(head, candidates=ids)
+    return msgspec.structs.replace(head, candidates=candidates, items=items, packed=0)
+
+
+def _split(body: bytes, head: LoggedRequest) -> tuple[list[str], list[RankedItem]]:
+    """Candidates and answered items of a record. Raises ``ValueError`` when they are not what the head says."""
+    if head.block == "ids":
+        return _IDS.decode(body), head.items
+    width, count = np.dtype(_WIDTHS[head.block]), head.packed
+    end = len(body) - count * (width.itemsize + _SCORE.itemsize)
+    if count < 0 or end < 0:
+        raise ValueError(f"{count} items are announced, {len(body)} bytes follow")
+    candidates = [str(key) for key in np.frombuffer(body[:end], width).tolist()]
+    if not count:
+        return candidates, head.items
+    keys = np.frombuffer(body, width, count, end).tolist()
+    scores = np.frombuffer(body, _SCORE, count, end + count * width.itemsize).tolist()
+    return candidates, [RankedItem(str(key), score) for key, score in zip(keys, scores, strict=True)]
 
 
 def to_line(logged: LoggedRequest) -> bytes:

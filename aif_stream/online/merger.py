@@ -120,7 +120,7 @@ class Merger:
             self._seen.append(seen)
         if run.failure is not None and not run.parts:
             raise run.failure
-        answer = await self._answer(run)
+        answer, ranked = await self._answer(run)
         if request.is_probe:
             return answer
         if not any(reason.startswith("deadline") for reason in run.degraded):
@@ -133,7 +133,9 @@ class Merger:
             deadline_s=deadline.due_s - deadline.started_s,
         )
         if not request.replay:
-            self._answered(AnsweredRequest(request, answer, run.received_ms, run.asked, run.names))
+            self._answered(
+                AnsweredRequest(request, answer, run.received_ms, run.asked, run.names, ranked.keys, ranked.scores)
+            )
         return answer
 
     async def _user_side(self, run: Run) -> UserPart:
@@ -217,7 +219,7 @@ class Merger:
         async with run.turn:
             await self._progress.score(run)
 
-    async def _answer(self, run: Run) -> RankAnswer:
+    async def _answer(self, run: Run) -> tuple[RankAnswer, Ranked]:
         ranked = run.ranked
         if ranked is None:  # something did not come in time: the best of what there is
             ranked = await self._threads.run(lambda: rank(run.parts, run.request.k, now_ms()))
@@ -226,7 +228,7 @@ class Merger:
         if self._behind(run.serving):
             run.short_of("freshness")
         user_age_ms = run.user.result().age_ms if run.user is not None else 0.0
-        return RankAnswer(
+        answer = RankAnswer(
             request_id=run.request_id,
             model_version=run.serving.name,
             items=items,
@@ -245,6 +247,7 @@ class Merger:
             timings_ms=run.timings(),
             explanations=started or UNSET,
         )
+        return answer, ranked
 
     def _keep_facts(self, run: Run, ranked: Ranked, items: list[RankedItem]) -> list[StartedExplanation]:
         """Offer what the answer was made of, if that is wanted; the explanations that begin by it."""

@@ -232,4 +232,4 @@ def _answered(user: str, keys: list[int]) -> AnsweredRequest:
         degraded=[],
         timings_ms=Timings(0, 0, 0, 0, 0, 0),
     )
-    return AnsweredRequest(RankRequest(user_id=user), answer, T0_MS, [np.array(keys, np.uint64)], {})
+    return AnsweredRequest(RankRequest(user_id=user), answer, T0_MS, [np.array(keys, np.uint64)], {}, [1], [1.0])
