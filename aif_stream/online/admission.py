@@ -57,8 +57,11 @@ class Admission:
         self._cpu_before_s: float | None = None
         self._retrieval_s: float | None = None
         self._factor = 1.0
+        self._limit = 0  # the last one that a request was measured by
         self.in_service = 0
         self.shed = 0
+        IN_SERVICE.set_function(lambda: self.in_service)
+        IN_SERVICE_LIMIT.set_function(lambda: self._limit)
 
     def limit(self, deadline_s: float) -> int:
         """Requests in service at most, for one with this deadline to be answered within it. Two per thread always: one
@@ -82,14 +85,12 @@ class Admission:
     @contextmanager
     def admit(self, deadline_s: float) -> Iterator[None]:
         """One request's stay. Raises ``Overloaded`` at once when there is no room."""
-        IN_SERVICE_LIMIT.set(self.check(deadline_s))
+        self._limit = self.check(deadline_s)
         self.in_service += 1
-        IN_SERVICE.set(self.in_service)
         try:
             yield
         finally:
             self.in_service -= 1
-            IN_SERVICE.set(self.in_service)
 
     def observe(self, busy_s: float, retrieval_s: float, *, began_s: float, deadline_s: float) -> None:
         """What one answered request took: time in threads, waiting for the upstream (0: it named its own), and since

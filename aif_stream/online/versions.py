@@ -21,7 +21,7 @@ from aif_stream.online.holding import Holding
 from aif_stream.online.mirror_feed import MirrorFeed
 from aif_stream.online.serving import Serving
 from aif_stream.settings import Settings
-from aif_stream.telemetry import MODEL_VERSION, RANK_VERSION_DEGRADED, RANK_VERSION_SECONDS, kv
+from aif_stream.telemetry import MODEL_VERSION, RANK_VERSION_DEGRADED, RANK_VERSION_SECONDS, flush_gathered, kv
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class ServedVersions:
     def _forget(self, name: str) -> None:
         """End the series of a version that is held no longer."""
         if name not in self._states:
+            flush_gathered()  # what it has answered last
             for metric in (RANK_VERSION_SECONDS, RANK_VERSION_DEGRADED):
                 with suppress(KeyError):  # it never answered
                     metric.remove(name)
