@@ -103,7 +103,7 @@ class Settings:
     overlap: bool = _setting(True, "user side beside retrieval; false: after it, as others do (comparisons)")
     kernels: KernelLevel = _setting("auto", "instructions of the compiled loops; numpy: their plain twins")
     compute: Compute = _setting("f32", "precision of the scorer's products; bf16 needs AVX512_BF16 (see /readyz)")
-    executor_threads: int = _setting(2, "threads for user side and scoring", low=1)
+    executor_threads: int = _setting(2, "threads for user side and scoring, no more than cores are used", low=1)
 
     request_log_rate: float = _setting(
         # What was not logged cannot be replayed; a topic bound of 10 GiB per partition keeps disks safe meanwhile.

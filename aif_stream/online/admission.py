@@ -1,20 +1,29 @@
-"""How many requests may be in service at once; one more is refused at once, while an answer would still be in time.
+"""Whether one request more is taken, or refused at once while its client can still go elsewhere.
 
 Beyond capacity a queue grows (of the compute threads, the event loop, the core itself) until every answer is late,
-those of the first comers too. With N requests in service and ``cost`` seconds of the scarcest resource for each, a new
-one is answered after about N · cost (Little's law), so it is taken only while
+those of the first comers too. So what a request would wait for is known before it is taken. Compute threads do first
+what was asked first (``ComputeThreads``), so a new request is answered when its candidates are there and the work of
+all those before it is done: after about max(retrieval, ahead) + cost. It is taken while
 
-    N < factor · (deadline / 5 + retrieval) / cost
+    ahead + cost <= factor · (deadline / 5 + retrieval)        ahead = N · cost - n · user
 
-``cost``: the larger of wall time in threads per thread, and CPU time of the whole process per core: so the loop's share
-counts, HTTP, JSON and refusals among it, and cores shared with others (wall time grows then). ``factor`` (1/4 … 1)
-corrects what the two do not show: it falls while answers take longer than a third of their deadline beside retrieval,
-and rises again slowly. About a quarter of the answers may take longer before it settles.
+N requests in service, ``cost`` seconds of the scarcest resource for each; n of them have their user side, whose work
+(``user``) is done. A count alone, N · cost, refuses bursts that mostly wait for retrieval, their work half done: a
+twentieth of the requests at two thirds of the capacity (Poisson arrivals).
+
+``cost``: the larger of wall time in threads and CPU time of the whole process, per thread: so the loop's share counts,
+HTTP, JSON and refusals among it, and cores shared with others (wall time grows then).
+
+``factor`` (1/4 … 1) is the smaller of two. One corrects what ``cost`` does not show: it falls while answers take longer
+than a third of their deadline beside retrieval, and rises again slowly. The other tells a burst from overload: a queue
+that ends within a deadline is a burst, and waiting is right; one that never ends serves nobody, all wait for its whole
+length and no more are answered than with a short one (Nichols and Jacobson, Controlling Queue Delay, 2012). So it falls
+for each deadline in which there was always more to do than ``retrieval`` (or one request) takes, for with less a core
+might idle until candidates come, and rises for each other.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,37 +50,45 @@ _RISE: Final = 0.01
 _FACTOR_DOWN: Final = 0.97
 _FACTOR_UP: Final = 1.01
 _LEAST_FACTOR: Final = 0.25
+# Per deadline. Falling twice as fast as it rises, it settles where the queue stands for a third of the time, and is
+# back from a half after two seconds (deadlines of 150 ms).
+_STANDING_DOWN: Final = 0.9
+_STANDING_UP: Final = 1.05
 
 
 class Admission:
     """Counts requests in service. For the event loop only."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._threads = settings.executor_threads
-        # More threads than cores wait for each other; more cores than threads are not used.
-        self._cores = min(len(os.sched_getaffinity(0)), self._threads) if hasattr(os, "sched_getaffinity") else 1
+    def __init__(self, settings: Settings, threads: int) -> None:
+        """``threads`` compute, each on a core of its own."""
+        self._threads = threads
         self._budget_s = settings.retrieval_budget_ms / 1000.0
         self._usual_s = settings.deadline_ms / 1000.0
         self._busy_s = _FIRST_BUSY_S
         self._cpu_s = _FIRST_BUSY_S
+        self._user_s = 0.0
         self._cpu_before_s: float | None = None
         self._retrieval_s: float | None = None
-        self._factor = 1.0
         self._limit = 0  # the last one that a request was measured by
+        self._prompt = 1.0  # the factor of answers in time
+        self._moving = 1.0  # the factor of queues that end
+        self._least_s = float("inf")  # to do since _since_s, at arrivals
+        self._since_s = monotonic_s()
         self.in_service = 0
+        self.with_user = 0  # of them, those whose user side is done
         self.shed = 0
         IN_SERVICE.set_function(lambda: self.in_service)
         IN_SERVICE_LIMIT.set_function(lambda: self._limit)
 
     def limit(self, deadline_s: float) -> int:
-        """Requests in service at most, for one with this deadline to be answered within it. Two per thread always: one
-        at work, one waiting for it."""
-        away_s = self._budget_s if self._retrieval_s is None else self._retrieval_s
-        cost_s = max(self._busy_s / self._threads, self._cpu_s / self._cores, 1e-6)
-        return max(2 * self._threads, int(self._factor * (_QUEUE_SHARE * deadline_s + away_s) / cost_s + 1e-9))
+        """Requests in service at most, for one with this deadline to be answered within it, as far as those that are in
+        service have come. Two per thread always: one at work, one waiting for it."""
+        room_s = min(self._prompt, self._moving) * (_QUEUE_SHARE * deadline_s + self._away_s)
+        return max(2 * self._threads, int((room_s + self._done_s) / self._cost_s + 1e-9))
 
     def check(self, deadline_s: float | None = None) -> int:
         """The limit. Raises ``Overloaded`` when there is no room (for a request of the usual deadline unless given)."""
+        self._look()
         limit = self.limit(self._usual_s if deadline_s is None else deadline_s)
         if self.in_service >= limit:
             self.shed += 1
@@ -83,27 +100,54 @@ class Admission:
         return limit
 
     @contextmanager
-    def admit(self, deadline_s: float) -> Iterator[None]:
+    def admit(self, deadline_s: float) -> Iterator[Stay]:
         """One request's stay. Raises ``Overloaded`` at once when there is no room."""
         self._limit = self.check(deadline_s)
+        stay = Stay(self)
         self.in_service += 1
         try:
-            yield
+            yield stay
         finally:
             self.in_service -= 1
+            self.with_user -= stay.has_user
 
-    def observe(self, busy_s: float, retrieval_s: float, *, began_s: float, deadline_s: float) -> None:
-        """What one answered request took: time in threads, waiting for the upstream (0: it named its own), and since
-        ``began_s`` (monotonic) all together."""
+    def observe(
+        self, busy_s: float, scoring_s: float, retrieval_s: float, *, began_s: float, deadline_s: float
+    ) -> None:
+        """What one answered request took: time in threads (``scoring_s`` of it not for the user side), waiting for the
+        upstream (0: it named its own), and since ``began_s`` (monotonic) all together."""
         self._busy_s += _WEIGHT * (busy_s - self._busy_s)
+        self._user_s += _WEIGHT * (max(0.0, busy_s - scoring_s) - self._user_s)
         own_s = monotonic_s() - began_s - retrieval_s
         late = own_s > _LATE_SHARE * deadline_s
-        self._factor = min(1.0, max(_LEAST_FACTOR, self._factor * (_FACTOR_DOWN if late else _FACTOR_UP)))
+        self._prompt = _bounded(self._prompt * (_FACTOR_DOWN if late else _FACTOR_UP))
         retrieval_s = min(retrieval_s, self._budget_s)
         known_s = retrieval_s if self._retrieval_s is None else self._retrieval_s
         weight = _RISE if retrieval_s > known_s else _WEIGHT
         self._retrieval_s = known_s + weight * (retrieval_s - known_s)
         self._observe_cpu()
+
+    @property
+    def _away_s(self) -> float:
+        return self._budget_s if self._retrieval_s is None else self._retrieval_s
+
+    @property
+    def _cost_s(self) -> float:
+        return max(self._busy_s, self._cpu_s, 1e-6) / self._threads
+
+    @property
+    def _done_s(self) -> float:
+        return self.with_user * self._user_s / self._threads
+
+    def _look(self) -> None:
+        """At each arrival: does the queue ever end?"""
+        self._least_s = min(self._least_s, self.in_service * self._cost_s - self._done_s)
+        passed = (monotonic_s() - self._since_s) / self._usual_s
+        if passed < 1.0:
+            return
+        standing = self._least_s > max(self._away_s, self._cost_s)
+        self._moving = _bounded(self._moving * (_STANDING_DOWN if standing else _STANDING_UP ** min(passed, 100.0)))
+        self._least_s, self._since_s = float("inf"), monotonic_s()
 
     def _observe_cpu(self) -> None:
         """CPU time of the process since the last answer: what runs between two answers belongs to one of them. An idle
@@ -113,3 +157,23 @@ class Admission:
             spent_s = min(now_s - self._cpu_before_s, 10.0 * max(self._cpu_s, _FIRST_BUSY_S))
             self._cpu_s += _WEIGHT * (spent_s - self._cpu_s)
         self._cpu_before_s = now_s
+
+
+def _bounded(factor: float) -> float:
+    return min(1.0, max(_LEAST_FACTOR, factor))
+
+
+class Stay:
+    """One request between its admission and its end."""
+
+    __slots__ = ("_door", "has_user")
+
+    def __init__(self, door: Admission) -> None:
+        self._door = door
+        self.has_user = False
+
+    def user_done(self) -> None:
+        """Its user side needs no more work: computed, remembered, or given up."""
+        if not self.has_user:
+            self.has_user = True
+            self._door.with_user += 1

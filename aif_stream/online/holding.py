@@ -146,10 +146,10 @@ class Holding:
         try:
             model = await asyncio.to_thread(load_published, record)
             fed = await self._mirrored(model) if self._settings.join == "mirror" else None
-            precision = await self._threads.run(
+            precision = await self._threads.aside(
                 lambda: settle(model, self._settings.compute, partial(_sample, model, fed))
             )
-            unknown = await self._threads.run(lambda: warm(model))
+            unknown = await self._threads.aside(lambda: warm(model))
         except (ArtefactError, IndexUnavailable) as error:
             self._failed(record, error, monotonic_s() + _RETRY_S)
             return

@@ -20,10 +20,10 @@ Found = NDArray[np.bool_]
 
 
 class Join(Protocol):
-    """Keys u64 (B) -> rows (B), found bool (B). Unknown and removed items are not found; their rows are zeros
-    but for a removed one's prefix."""
+    """Keys u64 (B) -> rows (B), found bool (B), for a request that is due at ``due_s`` (monotonic). Unknown and removed
+    items are not found; their rows are zeros but for a removed one's prefix."""
 
-    async def rows(self, keys: Keys) -> tuple[Rows, Found]: ...
+    async def rows(self, keys: Keys, due_s: float) -> tuple[Rows, Found]: ...
 
 
 class MirrorJoin:
@@ -33,8 +33,8 @@ class MirrorJoin:
         self._mirror = mirror
         self._threads = threads
 
-    async def rows(self, keys: Keys) -> tuple[Rows, Found]:
-        return await self._threads.run(lambda: self.gather(keys))
+    async def rows(self, keys: Keys, due_s: float) -> tuple[Rows, Found]:
+        return await self._threads.run(lambda: self.gather(keys), due_s)
 
     def gather(self, keys: Keys) -> tuple[Rows, Found]:
         """The same in the calling thread. No row is torn and no slot is reused while this reads."""
@@ -56,5 +56,5 @@ class RedisJoin:
         self._store = store
         self._model = model
 
-    async def rows(self, keys: Keys) -> tuple[Rows, Found]:
+    async def rows(self, keys: Keys, due_s: float) -> tuple[Rows, Found]:
         return await self._store.read_rows(self._model.name, self._model.layout, keys)

@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import UNSET
 
 from aif_stream.clock import monotonic_s, now_ms
-from aif_stream.domain.candidates import Candidates, id_of, keys_and_names
+from aif_stream.domain.candidates import Candidates, ids_of, keys_and_names
 from aif_stream.domain.explanations import StartedExplanation
 from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.ids import Keys, canonical_id, key_of
@@ -28,7 +28,7 @@ from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, Ra
 from aif_stream.domain.request_log import AnsweredRequest
 from aif_stream.errors import UpstreamError
 from aif_stream.kernels.distinct import DistinctKeys
-from aif_stream.online.admission import Admission
+from aif_stream.online.admission import Admission, Stay
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
 from aif_stream.online.facts_keeper import Answered, FactsKeeper, started_of
@@ -97,14 +97,14 @@ class Merger:
         rows to be had)."""
         if request.is_probe:
             return await self._rank(request)
-        with self._admission.admit((request.deadline_ms or self._settings.deadline_ms) / 1000.0):
-            return await self._rank(request)
+        with self._admission.admit((request.deadline_ms or self._settings.deadline_ms) / 1000.0) as stay:
+            return await self._rank(request, stay)
 
-    async def _rank(self, request: RankRequest) -> RankAnswer:
+    async def _rank(self, request: RankRequest, stay: Stay | None = None) -> RankAnswer:
         with self._pin(request.model_version, request.user) as serving:
-            return await self._rank_with(serving, request)
+            return await self._rank_with(serving, request, stay)
 
-    async def _rank_with(self, serving: Serving, request: RankRequest) -> RankAnswer:
+    async def _rank_with(self, serving: Serving, request: RankRequest, stay: Stay | None) -> RankAnswer:
         deadline = Deadline.after(request.deadline_ms or self._settings.deadline_ms)
         named = request.candidates is not None
         channels = () if named else self._retrieval.channels
@@ -113,7 +113,7 @@ class Merger:
         run = Run(request, serving, deadline, self._reserve.of(deadline), pool, awaited=len(channels))
         run.keeps_rows = self._facts.wants(run.request_id, request)
         async with asyncio.TaskGroup() as tasks:
-            run.user = tasks.create_task(self._user_side(run))
+            run.user = tasks.create_task(self._user_side(run, stay))
             await (self._named(run) if named else self._retrieved(run))
         if seen is not None:  # not after a failure: another channel's answer might still be taken into it
             seen.clear()
@@ -128,6 +128,7 @@ class Merger:
         busy_s, self._busy_s = self._threads.busy_s - self._busy_s, self._threads.busy_s
         self._admission.observe(
             busy_s,
+            run.join_s.s + run.score_s.s,
             run.retrieval_s.ms / 1000.0,
             began_s=deadline.started_s,
             deadline_s=deadline.due_s - deadline.started_s,
@@ -138,7 +139,7 @@ class Merger:
             )
         return answer
 
-    async def _user_side(self, run: Run) -> UserPart:
+    async def _user_side(self, run: Run, stay: Stay | None) -> UserPart:
         if not self._settings.overlap:
             await run.retrieved.wait()
         log.debug(kv("user.begun", request=run.request_id))
@@ -146,6 +147,8 @@ class Merger:
             part = await self._users.of(run.serving, key_of(run.request.user), run.deadline, run.reserve_s)
         log.debug(kv("user.done", request=run.request_id, ms=run.user_s.ms))
         run.short_of(part.short_of)
+        if stay is not None:
+            stay.user_done()
         return part
 
     async def _named(self, run: Run) -> None:
@@ -156,7 +159,7 @@ class Merger:
             keys, names = keys_and_names([canonical_id(item, "candidates") for item in given])
             return keys if run.request.is_probe else _without_probe(keys), names
 
-        keys, run.names = await self._threads.run(convert)
+        keys, run.names = await self._threads.run(convert, run.deadline.due_s)
         run.retrieved.set()
         run.arrived.append(("", keys))
         await self._advance(run)
@@ -222,7 +225,7 @@ class Merger:
     async def _answer(self, run: Run) -> tuple[RankAnswer, Ranked]:
         ranked = run.ranked
         if ranked is None:  # something did not come in time: the best of what there is
-            ranked = await self._threads.run(lambda: rank(run.parts, run.request.k, now_ms()))
+            ranked = await self._threads.run(lambda: rank(run.parts, run.request.k, now_ms()), run.deadline.due_s)
         items = _items(ranked, run.names)
         started = self._keep_facts(run, ranked, items)
         if self._behind(run.serving):
@@ -280,5 +283,4 @@ def _without_probe(keys: Keys) -> Keys:
 
 
 def _items(ranked: Ranked, names: dict[int, str]) -> list[RankedItem]:
-    pairs = zip(ranked.keys, ranked.scores, strict=True)
-    return [RankedItem(id_of(key, names), score) for key, score in pairs]
+    return [RankedItem(name, score) for name, score in zip(ids_of(ranked.keys, names), ranked.scores, strict=True)]

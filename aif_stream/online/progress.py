@@ -50,10 +50,11 @@ class Progress:
         try:
             async with asyncio.timeout(left_s):
                 if isinstance(run.serving.join, MirrorJoin):
-                    part = await self._threads.run(partial(self._in_memory, run, run.serving.join, keys, final))
+                    work = partial(self._in_memory, run, run.serving.join, keys, final)
+                    part = await self._threads.run(work, run.deadline.due_s)
                 elif keys.size:
                     with run.join_s.open():
-                        part = part_of(keys, *await run.serving.join.rows(keys))
+                        part = part_of(keys, *await run.serving.join.rows(keys, run.deadline.due_s))
         except TimeoutError:
             run.short_of("deadline:join")
         except (IndexUnavailable, IndexRefused) as error:
@@ -71,7 +72,7 @@ class Progress:
         if run.ranked is None and (final or _unscored(run)):
             try:
                 async with asyncio.timeout(run.deadline.left_s() + _GRACE_S):
-                    await self._threads.run(lambda: _score(run, final))
+                    await self._threads.run(lambda: _score(run, final), run.deadline.due_s)
             except TimeoutError:
                 pass
         if _unscored(run) and not run.deadline.left_s():

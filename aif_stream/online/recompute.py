@@ -70,7 +70,7 @@ class Recompute:
         if wanted.size and self._redis.allows():
             try:
                 async with asyncio.timeout(deadline.left_s(reserve_s, _BUDGET_S)):
-                    await self._fill(model, part, wanted)
+                    await self._fill(model, part, wanted, deadline)
                 self._redis.succeeded()
             except (IndexUnavailable, IndexRefused, TimeoutError) as error:
                 if isinstance(error, IndexUnavailable):
@@ -86,11 +86,11 @@ class Recompute:
                 reasons.append("stale")
         return reasons
 
-    async def _fill(self, model: ModelVersion, part: Part, wanted: NDArray[np.intp]) -> None:
+    async def _fill(self, model: ModelVersion, part: Part, wanted: NDArray[np.intp], deadline: Deadline) -> None:
         stored = await self._store.read_items(part.keys[wanted].tolist())
         living = [(at, item) for at, item in zip(wanted.tolist(), stored, strict=True) if item and not item.removed]
         if living:
-            await self._threads.run(lambda: _write_rows(model, part, living))
+            await self._threads.run(lambda: _write_rows(model, part, living), deadline.due_s)
 
 
 def _write_rows(model: ModelVersion, part: Part, living: list[tuple[int, StoredItem]]) -> None:

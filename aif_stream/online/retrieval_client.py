@@ -31,11 +31,11 @@ _FORGOTTEN_S: Final = 60.0
 # Packed keys are a view of the answer's bytes (6 µs for 10,000), cheaper than a thread (50 µs); ids by
 # name in the header, or as JSON, take milliseconds.
 _SMALL_HEADER_BYTES: Final = 4096
-Offload = Callable[[Callable[[], Candidates]], Awaitable[Candidates]]
+Offload = Callable[[Callable[[], Candidates], float], Awaitable[Candidates]]
 
 
 class RetrievalClient:
-    """``async with RetrievalClient(settings, offload)``; ``offload`` runs the decoding off the event loop.
+    """``async with RetrievalClient(settings, offload)``; ``offload(work, due_s)`` runs the decoding off the event loop.
 
     Upstreams are replicas of each other: they take turns, and one that fails is followed by the next.
     """
@@ -85,7 +85,7 @@ class RetrievalClient:
                 continue
             try:
                 async with asyncio.timeout(left_s):
-                    candidates = await self._ask_one(url, body, channel, request_id)
+                    candidates = await self._ask_one(url, body, channel, request_id, due_s)
             except (UpstreamError, TimeoutError) as error:
                 # A client's own tight deadline is no fault of the upstream.
                 if not isinstance(error, TimeoutError) or left_s >= self._fair_s:
@@ -98,7 +98,7 @@ class RetrievalClient:
                 return candidates
         raise UpstreamError(problem, mend="check aif retrieval and AIF_RETRIEVAL_URLS")
 
-    async def _ask_one(self, url: str, body: bytes, channel: str, request_id: str) -> Candidates:
+    async def _ask_one(self, url: str, body: bytes, channel: str, request_id: str, due_s: float) -> Candidates:
         client = self._clients.get(url)
         if client is None:
             raise UpstreamError("the retrieval client is closed", mend="use it inside its `async with`")
@@ -109,4 +109,4 @@ class RetrievalClient:
             raise UpstreamError(f"HTTP {status}: {data[:300].decode(errors='replace')}")
         if media_type == MEDIA_TYPE and int.from_bytes(data[:4], "little") <= _SMALL_HEADER_BYTES:
             return decode_candidates(data, media_type, channel)
-        return await self._offload(lambda: decode_candidates(data, media_type, channel))
+        return await self._offload(lambda: decode_candidates(data, media_type, channel), due_s)

@@ -78,7 +78,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         breaker = Breaker()
         users = UserSides(settings, HistoryStore(redis, settings.history_long), threads, breaker)
         await stack.enter_async_context(users)
-        admission = Admission(settings)
+        admission = Admission(settings, threads.count)
         feed, facts, explanations = await _explaining(settings, stack, redis, active)
         merger = Merger(
             settings,
@@ -209,7 +209,7 @@ class _Status:
             "model_versions": self._active.names,
             "rows": None if serving is None or serving.mirror is None else len(serving.mirror),
             "busy_s": round(self._threads.busy_s, 3),
-            "threads": self._settings.executor_threads,
+            "threads": self._threads.count,
         }
 
     def view(self) -> dict[str, Any]:

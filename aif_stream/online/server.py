@@ -20,7 +20,7 @@ from aif_stream.online.openapi import PublishReport, document
 from aif_stream.online.status import RequestLog
 from aif_stream.settings import Settings
 from aif_stream.telemetry import RANK_REPLAYED, kv
-from aif_stream.web import Health, application, json_response, problem_of, read_body
+from aif_stream.web import Health, application, json_response, problem_of, read_body, straight
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RankServer:
         self._publishes = publishes
         self._view = view
         self.requests = RequestLog()
-        self.app = application(
+        routed = application(
             [
                 Route("/v1/rank", self._rank, methods=["POST"]),
                 Route("/v1/events/items", self._items, methods=["POST"]),
@@ -74,6 +74,7 @@ class RankServer:
                 *more,
             ]
         )
+        self.app = straight(routed, "/v1/rank", self._rank)
 
     async def _rank(self, request: Request) -> Response:
         asked: RankRequest | None = None
@@ -168,6 +169,8 @@ def _lines_of(body: bytes, content_type: str) -> tuple[list[bytes], bool]:
 
 
 def _log(answer: RankAnswer) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
     times, coverage = answer.timings_ms, answer.coverage
     log.info(
         kv(

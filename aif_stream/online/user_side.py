@@ -112,14 +112,14 @@ class UserSides:
                 stored, age_s, short_of = await self._read(user_key, deadline.left_s(reserve_s, most_s))
                 if stored is None:
                     return UserPart(serving.unknown_user, 0.0, short_of)
-                made, side_age_s = await self._side(serving, user_key, stored)
+                made, side_age_s = await self._side(serving, user_key, stored, deadline.due_s)
         except TimeoutError:
             return UserPart(serving.unknown_user, 0.0, "deadline:user")
         except (IndexUnavailable, IndexRefused):  # AIF_JOIN=redis: the rows of the history could not be read
             return UserPart(serving.unknown_user, 0.0, "user")
         return UserPart(made.side, max(age_s, side_age_s) * 1000.0, short_of, made.inputs)
 
-    async def _side(self, serving: Serving, user_key: int, stored: StoredUser) -> tuple[Made, float]:
+    async def _side(self, serving: Serving, user_key: int, stored: StoredUser, due_s: float) -> tuple[Made, float]:
         """The side of what is stored, and its age in s: remembered, being computed, or computed now."""
         if not stored.history.size and not stored.attributes:
             return Made(serving.unknown_user, None), 0.0
@@ -133,7 +133,7 @@ class UserSides:
         USER_SIDES.labels("computed" if task is None else "shared").inc()
         if task is None:
             # A task of its own: it ends for the others when the first who asked stops waiting.
-            task = self._computing[job] = asyncio.create_task(self._compute(serving, user_key, mark, stored))
+            task = self._computing[job] = asyncio.create_task(self._compute(serving, user_key, mark, stored, due_s))
             task.add_done_callback(lambda done: self._ended(job, done))
         return await asyncio.shield(task), 0.0
 
@@ -162,20 +162,20 @@ class UserSides:
         known = self._stored.get(user_key)
         return (known[0], known[1], "user") if known is not None else (None, 0.0, "user")
 
-    async def _compute(self, serving: Serving, user_key: int, mark: bytes, stored: StoredUser) -> Made:
-        made = await self._computed(serving, stored)
+    async def _compute(self, serving: Serving, user_key: int, mark: bytes, stored: StoredUser, due_s: float) -> Made:
+        made = await self._computed(serving, stored, due_s)
         if self._reuse_s > 0:
             weight_bytes = made.side.nbytes + (0 if made.inputs is None else made.inputs.nbytes)
             self._sides.put((serving.name, user_key), (mark, made), weight_bytes)
         return made
 
-    async def _computed(self, serving: Serving, stored: StoredUser) -> Made:
+    async def _computed(self, serving: Serving, stored: StoredUser, due_s: float) -> Made:
         history = stored.history
         keys, join = np.ascontiguousarray(history["key"]), serving.join
         if isinstance(join, MirrorJoin):
-            return await self._threads.run(lambda: _make(serving.model, stored, *join.gather(keys)))
-        rows, found = await join.rows(keys)
-        return await self._threads.run(lambda: _make(serving.model, stored, rows, found))
+            return await self._threads.run(lambda: _make(serving.model, stored, *join.gather(keys)), due_s)
+        rows, found = await join.rows(keys, due_s)
+        return await self._threads.run(lambda: _make(serving.model, stored, rows, found), due_s)
 
 
 def _make(model: ModelVersion, stored: StoredUser, rows: Rows, found: NDArray[np.bool_]) -> Made:
