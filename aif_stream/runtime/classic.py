@@ -66,7 +66,7 @@ class Classic:
             pairs = zip(found.keys[order].tolist(), scores[order].tolist(), strict=True)
             return [{"item_id": str(key), "score": score} for key, score in pairs], elapsed_ms(begin_s)
 
-        items, score_ms = await self._threads.run(scored)
+        items, score_ms = await self._threads.run(scored, began_s)
         timings = Timings(0.0, retrieval_ms, join_ms, score_ms, elapsed_ms(began_s), 0.0)
         answer = {"items": items, "degraded": [], "timings_ms": msgspec.to_builtins(timings)}
         return Response(orjson.dumps(answer), media_type="application/json")
