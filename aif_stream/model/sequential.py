@@ -66,4 +66,4 @@ class Sequential:
 def _entries(history: History, used: NDArray[np.int64], t: torch.Tensor) -> Histories:
     kind, age = kind_and_age(history, used)
     none, all_of_them = torch.full_like(kind, -1), torch.ones_like(kind, dtype=torch.bool)
-    return Histories(t, torch.zeros(1, t.shape[1], 0), all_of_them, kind, age, none, none)
+    return Histories(t, torch.zeros(1, t.shape[1], 0), all_of_them, kind, age, none, none, full=True)

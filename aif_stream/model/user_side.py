@@ -30,7 +30,8 @@ def age_buckets(ages_s: NDArray[np.float64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Long histories of R requests; ``mask`` False: padding, or no row of this version."""
+    """Long histories of R requests; ``mask`` False: padding, or no row of this version. ``full``: no entry is that, so
+    nobody has to look (a served request; else False says nothing)."""
 
     t: Tensor  # f (R, L, D)
     sigma: Tensor  # f (R, L, W); 0 without content
@@ -39,13 +40,23 @@ class Histories:
     age: Tensor  # i64 (R, L), see age_buckets
     category: Tensor  # i64 (R, L); -1: none
     key2: Tensor  # i64 (R, L); -1: none
+    full: bool = False
 
     def newest(self, count: int) -> Histories:
-        return Histories(*(getattr(self, name)[:, -count:] for name in self.__slots__))
+        return Histories(
+            t=self.t[:, -count:],
+            sigma=self.sigma[:, -count:],
+            mask=self.mask[:, -count:],
+            kind=self.kind[:, -count:],
+            age=self.age[:, -count:],
+            category=self.category[:, -count:],
+            key2=self.key2[:, -count:],
+            full=self.full,
+        )
 
     def hidden(self) -> Histories:
         """The same entries, none of them to be read."""
-        return replace(self, mask=torch.zeros_like(self.mask))
+        return replace(self, mask=torch.zeros_like(self.mask), full=False)
 
 
 class UserNumbers(NamedTuple):
@@ -105,7 +116,7 @@ class UserTower(nn.Module):
         """Self-attention over the short history, then the profile's attention over it: (R, S, D) -> (R, D)."""
         x, weights = self.attended(p, short)
         interest = (weights[:, None] @ x)[:, 0]  # (R, 1, S) @ (R, S, D) -> (R, D)
-        masked: Tensor = interest * short.mask.any(1, keepdim=True)
+        masked: Tensor = interest if short.full else interest * short.mask.any(1, keepdim=True)
         return masked
 
     def attended(self, p: Tensor, short: Histories) -> tuple[Tensor, Tensor]:
@@ -114,26 +125,34 @@ class UserTower(nn.Module):
         heads = self.config.heads
         x = self.value(short.t) + self.kind(short.kind) + self.age(short.age)  # (R, S, D)
         # An empty history would leave a softmax over nothing; its result is masked out below.
-        seen = short.mask | ~short.mask.any(1, keepdim=True)
+        seen = None if short.full else short.mask | ~short.mask.any(1, keepdim=True)
         q, k, v = self.qkv(self.norm(x)).view(R, S, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # each (R, h, S, D/h)
-        attended = fn.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        attended = fn.scaled_dot_product_attention(q, k, v, attn_mask=None if seen is None else seen[:, None, None, :])
         x = x + self.mix(attended.transpose(1, 2).reshape(R, S, D))
         scores = (self.key(x) @ self.query(p)[:, :, None])[..., 0] / D**0.5  # (R, S, D) @ (R, D, 1) -> (R, S)
-        return x, torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
+        if seen is not None:
+            scores = scores.masked_fill(~seen, float("-inf"))
+        return x, torch.softmax(scores, dim=-1)
 
     def readouts(self, history: Histories, bridges: Tensor, sharpness: float) -> Tensor:
         """V = softmax(Br Xᵀ / τ√D) X over the long history -> (R, K, D); zero for an empty one."""
         scores = bridges @ history.t.transpose(1, 2) * sharpness  # (K, D) @ (R, D, L) -> (R, K, L)
-        scores = scores.masked_fill(~history.mask[:, None], torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1) * history.mask[:, None]
+        if history.full:
+            weights = torch.softmax(scores, dim=-1)
+        else:
+            scores = scores.masked_fill(~history.mask[:, None], torch.finfo(scores.dtype).min)
+            weights = torch.softmax(scores, dim=-1) * history.mask[:, None]
         return weights @ history.t  # (R, K, L) @ (R, L, D) -> (R, K, D)
 
 
 def signature_matrix(history: Histories) -> Tensor:
     """M = Σ_j σ_j t_jᵀ / 2WL over entries with content -> (R, W, D)."""
-    sigma, here = history.sigma, history.mask.to(history.t.dtype)
+    sigma, t = history.sigma, history.t
     # An entry's signs are all ±1 or, without content, all 0: the first one counts it. Masking t is the same sum as
     # masking σ, which is W / D times as large.
-    count = (sigma[..., 0].abs() * here).sum(1).clamp(min=1)[:, None, None]  # (R, 1, 1)
-    t = history.t * here[..., None]
+    content = sigma[..., 0].abs()  # (R, L)
+    if not history.full:
+        here = history.mask.to(t.dtype)
+        content, t = content * here, t * here[..., None]
+    count = content.sum(1).clamp(min=1)[:, None, None]  # (R, 1, 1)
     return sigma.transpose(1, 2) @ t / (2 * sigma.shape[-1] * count)  # (R, W, L) @ (R, L, D) -> (R, W, D)

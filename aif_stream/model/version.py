@@ -309,4 +309,5 @@ def _histories(
         age=age,
         category=_keys(rows, "category"),
         key2=_keys(rows, "key2" if version.config.second_key else ""),
+        full=True,
     )
