@@ -57,28 +57,35 @@ def latency(quantile: str) -> Callable[[Run], float]:
     return lambda run: float(run["latency_ms"][quantile])
 
 
-def refused(run: Run) -> float:
-    """Share of answers that were neither 200 nor 503 with a time to come back."""
+def failed(run: Run) -> float:
+    """Requests whose answer was neither 200 nor 503 with a time to come back."""
     return float(sum(count for status, count in run["statuses"].items() if status not in {"200", "503"}))
 
 
+def refused(run: Run) -> float:
+    """Share of the requests that were refused (503)."""
+    return float(run["statuses"].get("503", 0) / run["requests"])
+
+
 JOIN_SCORE = "join + score"
+_SUSTAINED = 0.995
+"""Of what was due. The 3,000 random gaps of this seed ask for 120.45/s, so this is not beyond what can be seen."""
 CELLS = (
-    Cell(10_000, 1_000, (Load("closed", "closed", 1, 300), Load("open 20/s", "open", 20, 1_000))),
+    Cell(10_000, 1_000, (Load("closed", "closed", 1, 1_000), Load("open 20/s", "open", 20, 1_000))),
     Cell(
         10_000,
         1_000,
         (
-            Load("half cached 20/s", "open", 20, 300, cold=0.5),
+            Load("half cached 60/s", "open", 60, 1_000, cold=0.5),
             Load("half cached 120/s", "open", 120, 3_000, cold=0.5),
             Load("half cached 240/s", "open", 240, 3_000, cold=0.5),
         ),
         user_cache_s=10.0,
     ),
-    Cell(2_000, 1_000, (Load("B=2,000", "open", 20, 400),)),
-    Cell(10_000, 10_000, (Load("L=10,000", "open", 20, 400),)),
-    Cell(10_000, 1_000, (Load("coded W=256", "open", 20, 400),), bits=256, codes=256),
-    Cell(10_000, 10_000, (Load("coded W=256 L=10,000", "open", 20, 400),), bits=256, codes=256),
+    Cell(2_000, 1_000, (Load("B=2,000", "open", 20, 1_000),)),
+    Cell(10_000, 10_000, (Load("L=10,000", "open", 20, 1_000),)),
+    Cell(10_000, 1_000, (Load("coded W=256", "open", 20, 1_000),), bits=256, codes=256),
+    Cell(10_000, 10_000, (Load("coded W=256 L=10,000", "open", 20, 1_000),), bits=256, codes=256),
 )
 GOALS = (
     Goal("join + score p50, exact tiers", "open 20/s", stage(JOIN_SCORE, "p50"), 4.0),
@@ -89,11 +96,16 @@ GOALS = (
     Goal("whole request p50", "open 20/s", latency("p50"), 18.0),
     Goal("whole request p99", "open 20/s", latency("p99"), 25.0),
     Goal(
-        "answers/s at 120/s due, half cached", "half cached 120/s", lambda run: float(run["answers_per_s"]), 114.0, True
+        "answers/s at 120/s due, half cached",
+        "half cached 120/s",
+        lambda run: float(run["answers_per_s"]),
+        120 * _SUSTAINED,
+        True,
     ),
+    Goal("share refused at 120/s due, half cached", "half cached 120/s", refused, 1 - _SUSTAINED),
     Goal("p99 at 120/s due, half cached", "half cached 120/s", latency("p99"), 50.0),
     Goal("p99 of the accepted at 240/s due", "half cached 240/s", latency("p99"), 60.0),
-    Goal("answers that are neither 200 nor 503 at 240/s due", "half cached 240/s", refused, 0.0),
+    Goal("answers that are neither 200 nor 503 at 240/s due", "half cached 240/s", failed, 0.0),
 )
 
 
@@ -123,7 +135,13 @@ def judged(runs: list[Run]) -> list[dict[str, Any]]:
         whole = run["statuses"].get("200", 0) > 0 and run["degraded"] <= 0.01 * run["statuses"]["200"]
         met = whole and (seen >= goal.bound if goal.up else seen <= goal.bound)
         found.append(
-            {"goal": goal.what, "bound": goal.bound, "seen": round(seen, 2), "met": met, "degraded": run["degraded"]}
+            {
+                "goal": goal.what,
+                "bound": round(goal.bound, 4),
+                "seen": round(seen, 4),
+                "met": met,
+                "degraded": run["degraded"],
+            }
         )
     tiers = [by_name[name]["stages_ms"]["score"]["p50"] for name in ("open 20/s", "L=10,000")]
     grown = {"goal": "score at L = 10,000 over L = 1,000", "bound": 10.0, "seen": round(tiers[1] / tiers[0], 2)}
