@@ -20,7 +20,7 @@ from aif_stream.model.config import Kind, ModelConfig, Part
 from aif_stream.model.item_side import ItemNumbers
 from aif_stream.model.user_side import AGES, Histories, UserNumbers
 
-_RADIX_KEYS: Final = 1 << 16
+_RADIX_KEYS: Final = (1 << 16) - 1
 
 
 class Cross(nn.Module):
@@ -53,28 +53,32 @@ class Cross(nn.Module):
         The numbers of ``of_keys`` by sums over groups: L · D additions where membership takes C · L · D.
         """
         mine, t, age = own[0].numpy(), history.t[0], history.age[0].numpy()
-        there = mine >= 0
         if not history.full:
-            there &= history.mask[0].numpy()
-        if not there.all():
+            there = history.mask[0].numpy()
             mine, t, age = mine[there], t[torch.from_numpy(there)], age[there]
-        # Keys of 16 bits are sorted by radix: 10,000 entries in 15 µs in place of 274.
-        order = np.argsort(mine.astype(np.uint16) if len(mine) and mine.max() < _RADIX_KEYS else mine, kind="stable")
-        mine, D = mine[order], t.shape[1]
-        first = np.ones(len(mine), np.bool_)
-        np.not_equal(mine[1:], mine[:-1], out=first[1:])
-        starts = np.flatnonzero(first)
-        features = np.zeros((len(starts), D + 3), np.float32)
+        # Unsigned, so that entries without a key (-1) come last. Keys of 16 bits are sorted by radix: 10,000 entries in
+        # 15 µs in place of 274.
+        keys = mine.astype(np.uint16 if mine.max(initial=-1) < _RADIX_KEYS else np.uint64)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        begins = np.ones(len(keys) + 1, np.bool_)
+        np.not_equal(keys[1:], keys[:-1], out=begins[1:-1])
+        bounds = np.flatnonzero(begins)  # of the groups, the last end too
+        if len(keys) and mine[order[-1]] < 0:
+            bounds = bounds[:-1]
+        starts, order = bounds[:-1], order[: bounds[-1]]
+        D = t.shape[1]
+        features = np.empty((len(starts), D + 3), np.float32)
         if len(starts):
             # Rows gathered and summed in one pass: 10,000 entries in 22 µs, by numpy's reduceat 266.
             sums = fn.embedding_bag(torch.from_numpy(order), t, torch.from_numpy(starts), mode="sum").numpy()
-            count = np.diff(starts, append=len(mine)).astype(np.float32)
+            count = (bounds[1:] - starts).astype(np.float32)
             np.divide(sums, count[:, None], out=features[:, :D])
             features[:, D] = np.log1p(count) / 4
             features[:, D + 1] = 1.0 - np.minimum.reduceat(age[order], starts).astype(np.float32) / AGES
             features[:, D + 2] = 1.0
         share: Tensor = self.share(torch.from_numpy(features))  # (C, D + 3) -> (C, H)
-        return torch.from_numpy(mine[starts]), share[None]
+        return torch.from_numpy(keys[starts].astype(np.int64)), share[None]
 
     def forward(self, member: Tensor, history: Histories) -> Tensor:
         share: Tensor = self.share(self.features(member, history))  # (R, C, D + 3) -> (R, C, H)
