@@ -1,10 +1,10 @@
 """What does watching cost? CPU per 1,000 requests and 100,000 updates with metrics, request log and probe, and without.
 
-    python experiments/watching_cost.py [--pairs 24] [--out FILE.json]          # about 8 minutes
+    python experiments/watching_cost.py [--pairs 24] [--out FILE.json]          # about 10 minutes
 
 Two whole systems stand side by side on one Kafka (topic prefixes) with a Redis each: `aif nearline` and `aif serve` as
 they ship, watched by an `aif monitor`; and the same with AIF_METRICS=false, AIF_REQUEST_LOG_RATE=0 and no monitor.
-They are given the same work in turns (on, off, off, on, …): REQUESTS requests of 2,000 and of 10,000 candidates, then
+They are given the same work in turns (on, off, off, on, …): 1,200 requests of 2,000 and 400 of 10,000 candidates, then
 UPDATES item updates. Counted is the CPU time of the two processes while their system works, and for SETTLE_S more, in
 which the request log writes what waits; so clients, Kafka, Redis and the other system do not count, and the probe's
 own requests and updates do, since they fall into the same time. The monitor's own CPU is told beside it, per hour.
@@ -54,8 +54,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the 
 from drills.stack import untrained
 
 ITEMS = 12_000
-CANDIDATES = (2_000, 10_000)
-REQUESTS, UPDATES = 400, 20_000
+REQUESTS = {2_000: 1_200, 10_000: 400}  # per turn, by candidates: turns of two to three seconds of CPU
+UPDATES = 20_000
 # Longer than records of the request log are gathered, and short against a turn: what the monitor asks meanwhile counts.
 SETTLE_S = 0.6
 PARTS = ("metrics", "log", "probe")
@@ -85,7 +85,7 @@ def cpu_s(pid: int) -> float:
 
 
 async def ask(settings: Settings, http: aiohttp.ClientSession, seed: int, candidates: int) -> None:
-    """REQUESTS requests, CLIENTS at a time."""
+    """As many requests as a turn has of this size, CLIENTS at a time."""
     chance = random.Random(seed)
     bodies = deque(
         orjson.dumps(
@@ -96,7 +96,7 @@ async def ask(settings: Settings, http: aiohttp.ClientSession, seed: int, candid
                 "deadline_ms": 2000,
             }
         )
-        for _ in range(REQUESTS)
+        for _ in range(REQUESTS[candidates])
     )
 
     async def client() -> None:
@@ -129,8 +129,8 @@ async def update(settings: Settings, count: int, seed: int) -> None:
 async def measured(system: System, http: aiohttp.ClientSession, seed: int) -> dict[str, float]:
     found = {}
     asked = [
-        (f"per_1000_requests_of_{count}", ask(system.settings, http, seed, count), REQUESTS / 1_000)
-        for count in CANDIDATES
+        (f"per_1000_requests_of_{count}", ask(system.settings, http, seed, count), requests / 1_000)
+        for count, requests in REQUESTS.items()
     ]
     for name, work, per in (*asked, ("per_100000_updates", update(system.settings, UPDATES, seed), UPDATES / 100_000)):
         before = system.cpu_s()
