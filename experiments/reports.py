@@ -41,6 +41,7 @@ TOLD: Final = (
     "commit",
     "machine",
     "load_average",
+    "beside",
     "data",
     "seeds",
     "seconds",

@@ -51,6 +51,7 @@ def latency(
 ) -> None:
     """The user side beside retrieval or after it, on real servers; CPU per answer against COLD, split as AIF is and
     served the classic way (every tower at request time)."""
+    from aif_stream.bench.statement import beside
     from aif_stream.cli.entry import run_async
     from aif_stream.clock import monotonic_s
     from aif_stream.runtime.latency import Plan, run_latency
@@ -72,8 +73,8 @@ def latency(
     if min(plan.candidates) < 1 or max(plan.candidates) > items:
         raise click.BadParameter(f"between 1 and --items ({items})", param_hint="--candidates")
     prepare(out)
-    ran, began = about(), monotonic_s()
+    ran, around, began = about(), beside(), monotonic_s()
     with progress("latency") as on_step:
         found = run_async(run_latency(plan, on_step))
-    results = {**ran, "seeds": [1], "seconds": round(monotonic_s() - began), **found}
+    results = {**ran, "seeds": [1], "seconds": round(monotonic_s() - began), "beside": around, **found}
     finish(out, results, latency_report(found), as_json)
