@@ -45,7 +45,8 @@ class _Job(NamedTuple):
 
 
 class ComputeThreads:
-    """``most`` workers, but no more than there are cores; torch uses one thread in each (they are the parallelism)."""
+    """``with ComputeThreads(most) as threads``: so many workers, but no more than there are cores; torch uses one
+    thread in each (they are the parallelism)."""
 
     def __init__(self, most: int) -> None:
         torch.set_num_threads(1)
@@ -56,10 +57,10 @@ class ComputeThreads:
         self._jobs: list[_Job] = []
         self._numbers = itertools.count()
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one per job; False ends a thread
-        for number in range(self.count):
-            threading.Thread(target=self._serve, name=f"rank_{number}").start()
 
     def __enter__(self) -> Self:
+        for number in range(self.count):
+            threading.Thread(target=self._serve, name=f"rank_{number}").start()
         return self
 
     def __exit__(
