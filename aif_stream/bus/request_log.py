@@ -87,6 +87,10 @@ class RequestLogWriter:
         await asyncio.gather(task, return_exceptions=True)
         self._drop("stopped", self._queue.qsize() + self._pending)
 
+    def wants(self, request_id: str) -> bool:
+        """Whether a request belongs to the sample."""
+        return self._task is not None and is_sampled(request_id, self._rate)
+
     def offer(self, done: AnsweredRequest) -> None:
         """Log an answer if it belongs to the sample.
 
@@ -95,7 +99,7 @@ class RequestLogWriter:
         the next requests find no warm memory to be put into. The rest of a record is made where it is written, for many
         in a row: 6 µs each there, 60 between two requests.
         """
-        if self._task is None or not is_sampled(done.answer.request_id, self._rate):
+        if not self.wants(done.answer.request_id):
             return
         if self._queue.full():
             self._drop("full", 1)

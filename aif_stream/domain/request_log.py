@@ -33,11 +33,18 @@ _NO_KEYS: Final = np.empty(0, np.uint64)
 _LENGTH_BYTES: Final = 4
 
 
+class Packed(NamedTuple):
+    """What follows the head of a record."""
+
+    block: Block
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredRequest:
     """One request with its answer. ``keys``: candidates u64, in parts, in the order of scoring; ``names``: ids of
     the hashed keys among them (and maybe more). ``best`` and ``scores`` (f32 values): the answer's items once more, as
-    keys and numbers."""
+    keys and numbers. ``packed``: all of these as they are written, where somebody had them at hand."""
 
     request: RankRequest
     answer: RankAnswer
@@ -46,6 +53,7 @@ class AnsweredRequest:
     names: Mapping[int, str]
     best: Sequence[int]
     scores: Sequence[float]
+    packed: Packed | None = None
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,7 +122,7 @@ def _without(value: Any, fields: frozenset[str], found: set[str]) -> Any:
 def draft_of(done: AnsweredRequest, redacted: frozenset[str]) -> Draft:
     """What an answer leaves to be written; nothing else of it is kept."""
     request, answer = done.request, done.answer
-    block, body = _pack(done)
+    block, body = done.packed or pack(done.keys, done.best, done.scores) or _named(done)
     packed = len(done.best) if block != "ids" else 0
     context, hidden = redact(request.context, redacted) if request.context else ({}, [])
     head = LoggedRequest(
@@ -148,17 +156,26 @@ def encode_logged(draft: Draft, limit_bytes: int) -> bytes:
     return b"".join((len(data).to_bytes(_LENGTH_BYTES, "little"), data, body))
 
 
-def _pack(done: AnsweredRequest) -> tuple[Block, bytes]:
-    """Candidates and, unless they are ids, the answered items behind them."""
-    keys = done.keys[0] if len(done.keys) == 1 else np.concatenate((_NO_KEYS, *done.keys))
-    most = int(np.maximum.reduce(keys, initial=0))
+def pack(keys: Sequence[Keys], best: Sequence[int], scores: Sequence[float]) -> Packed | None:
+    """Candidates (parts of u64 keys) and answered items behind them; None when there are ids without a number.
+
+    Best called in a thread that computes: numpy gives up the interpreter's lock for more than 500 numbers, and for the
+    event loop the way back to it may be long.
+    """
+    numbers = keys[0] if len(keys) == 1 else np.concatenate((_NO_KEYS, *keys))
+    most = int(np.maximum.reduce(numbers, initial=0))
     if most >= HASHED_BIT:
-        names = dict(done.names)
-        return "ids", _ENCODER.encode([id_of(key, names) for key in keys.tolist()])
+        return None
     block: Block = "u16" if most < 1 << 16 else "u32" if most < 1 << 32 else "u64"
-    count = len(done.best)
-    items = struct.pack(f"<{count}{_LETTERS[block]}{count}f", *done.best, *done.scores)
-    return block, keys.astype(_WIDTHS[block]).tobytes() + items
+    count = len(best)
+    items = struct.pack(f"<{count}{_LETTERS[block]}{count}f", *best, *scores)
+    return Packed(block, numbers.astype(_WIDTHS[block]).tobytes() + items)
+
+
+def _named(done: AnsweredRequest) -> Packed:
+    """Candidates as ids."""
+    names = dict(done.names)
+    return Packed("ids", _ENCODER.encode([id_of(key, names) for part in done.keys for key in part.tolist()]))
 
 
 def decode_logged(value: bytes) -> LoggedRequest:

@@ -65,12 +65,13 @@ class Merger:
         threads: ComputeThreads,
         behind: Callable[[Serving], bool],
         admission: Admission,
+        logs: Callable[[str], bool],
         answered: Callable[[AnsweredRequest], None],
         facts: FactsKeeper,
     ) -> None:
         """``pin(name, user)``: the version that answers, held until the request ends. ``behind(serving)``: its rows
         may be older than what Redis holds (the change log could not be confirmed).
-        ``answered`` hears of every answer (the request log); it neither waits nor raises."""
+        ``answered`` hears of every answer whose request id ``logs`` (the request log); it neither waits nor raises."""
         self._settings = settings
         self._pin = pin
         self._users = users
@@ -80,6 +81,7 @@ class Merger:
         self._behind = behind
         self._admission = admission
         self._busy_s = 0.0
+        self._logs = logs
         self._answered = answered
         self._facts = facts
         self._reserve = Reserve()
@@ -111,6 +113,7 @@ class Merger:
         seen = None if named else self._seen.pop() if self._seen else DistinctKeys(self._settings.retrieval_k)
         pool = Pool(len(request.candidates or ()) if named else self._settings.retrieval_k, channels, seen)
         run = Run(request, serving, deadline, self._reserve.of(deadline), pool, awaited=len(channels))
+        run.is_logged = not (request.is_probe or request.replay) and self._logs(run.request_id)
         run.keeps_rows = self._facts.wants(run.request_id, request)
         async with asyncio.TaskGroup() as tasks:
             run.user = tasks.create_task(self._user_side(run, stay))
@@ -133,9 +136,12 @@ class Merger:
             began_s=deadline.started_s,
             deadline_s=deadline.due_s - deadline.started_s,
         )
-        if not request.replay:
+        if run.is_logged:
             self._answered(
-                AnsweredRequest(request, answer, run.received_ms, run.asked, run.names, ranked.keys, ranked.scores)
+                AnsweredRequest(
+                    *(request, answer, run.received_ms, run.asked, run.names),
+                    *(ranked.keys, ranked.scores, ranked.packed),
+                )
             )
         return answer
 

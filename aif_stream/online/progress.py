@@ -8,6 +8,7 @@ model call has a fixed cost, so three channels that answer together are joined a
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.ids import Keys
+from aif_stream.domain.request_log import pack
 from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
@@ -150,4 +152,7 @@ def _score(run: Run, final: bool) -> None:
         for part in run.parts:
             score_part(run.serving.model, user.side, part, run.deadline.due_s)
         if final:
-            run.ranked = rank(run.parts, run.request.k, now_ms())
+            ranked = rank(run.parts, run.request.k, now_ms())
+            if run.is_logged:
+                ranked = replace(ranked, packed=pack(run.asked, ranked.keys, ranked.scores))
+            run.ranked = ranked

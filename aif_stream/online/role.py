@@ -89,6 +89,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
             threads=threads,
             behind=active.behind,
             admission=admission,
+            logs=requests.wants,
             answered=requests.offer,
             facts=facts,
         )

@@ -61,7 +61,8 @@ class Run:
     ``turn``: who holds it works on the parts, in a thread or on the loop; nobody else touches ``pool``, ``parts`` and
     the busy times then. ``arrived``: answers that nobody has taken up yet. ``awaited``: channels still out.
     ``waited_for``: somebody waits a moment so that what arrives meanwhile is one piece of work.
-    ``keeps_rows``: the candidates' rows are wanted after scoring, too (facts of an explanation).
+    ``keeps_rows``: the candidates' rows are wanted after scoring, too (facts of an explanation). ``is_logged``: it
+    belongs to the sample of the request log.
     """
 
     request: RankRequest
@@ -88,6 +89,7 @@ class Run:
     failure: AifError | None = None
     waited_for: bool = False
     keeps_rows: bool = False
+    is_logged: bool = False
 
     def short_of(self, reason: str) -> None:
         if reason and reason not in self.degraded:

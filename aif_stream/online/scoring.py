@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.ids import Keys
+from aif_stream.domain.request_log import Packed
 from aif_stream.domain.row import TOMBSTONE, VALID, RowLayout, Rows, empty_rows
 from aif_stream.kernels.ranking import best_of
 from aif_stream.kernels.score import Scored
@@ -110,7 +111,7 @@ def score_part(model: ModelVersion, user: UserSide, part: Part, due_s: float) ->
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Keys (k) and scores (k), best first; how many were scored; ages of the scored rows in ms (p50, max); the newest
-    event time among the parts' rows."""
+    event time among the parts' rows. ``packed``: candidates and these for the request log, if they were wanted."""
 
     keys: list[int]
     scores: list[float]
@@ -118,6 +119,7 @@ class Ranked:
     age_p50_ms: float
     age_max_ms: float
     newest_event_ms: int
+    packed: Packed | None = None
 
 
 def rank(parts: list[Part], k: int, now_ms: int) -> Ranked:

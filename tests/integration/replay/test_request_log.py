@@ -46,10 +46,11 @@ async def test_every_answer_is_in_the_log_with_what_was_ranked_and_what_was_secr
     async with open_index(settings, [model.name]) as index:
         await index.put(model, items)
         await activate(settings, model, 1)
-        candidates: list[Any] = [*range(ITEMS), "unknown"]
+        numbers: list[Any] = [*range(ITEMS)]
+        asked = [numbers, [*numbers, "unknown"]] * 10  # as numbers they travel otherwise
         async with running(serve_role, settings) as client:
             context = {"email": "a@b", "page": "home"}
-            answers = [await client.rank(f"u{i}", k=5, candidates=candidates, context=context) for i in range(20)]
+            answers = [await client.rank(f"u{i}", k=5, candidates=asked[i], context=context) for i in range(20)]
     file = tmp_path / "log.jsonl.zst"
     assert await export_requests(settings, since_ms, now_ms() + 1, file) == 20
     with read_lines(file) as found:
@@ -59,7 +60,7 @@ async def test_every_answer_is_in_the_log_with_what_was_ranked_and_what_was_secr
     for i, answer in enumerate(answers):
         line = by_id[answer["request_id"]]
         assert line["items"] == answer["items"]
-        assert line["candidates"] == [str(item) for item in candidates]
+        assert line["candidates"] == [str(item) for item in asked[i]]
         assert (line["user_id"], line["k"], line["model_version"]) == (f"u{i}", 5, model.name)
         assert line["context"] == {"page": "home"}
         assert line["redacted"] == ["email"]

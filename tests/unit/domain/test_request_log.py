@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from aif_stream.domain.request_log import (
     draft_of,
     encode_logged,
     is_sampled,
+    pack,
     redact,
     to_line,
 )
@@ -63,6 +66,14 @@ def test_what_was_written_with_items_in_the_head_is_still_read() -> None:
     assert found.candidates == ["5", "7", "300"]
     assert found.items == [RankedItem("7", 0.10000000149011612)]
     assert found.timings_ms == {"total": 3.0}
+
+
+@given(numbers=st.lists(st.integers(0, 2**62 - 1), min_size=1, max_size=40))
+def test_what_was_packed_beforehand_makes_the_same_record(numbers: list[int]) -> None:
+    ids = [str(number) for number in numbers]
+    done = answered(ids, items=[RankedItem(each, 0.5) for each in ids])
+    assert record(replace(done, packed=pack(done.keys, done.best, done.scores))) == record(done)
+    assert pack(answered(["a"]).keys, [], []) is None
 
 
 @pytest.mark.parametrize(("most", "block", "width"), [(60_000, "u16", 2), (10**6, "u32", 4), (10**12, "u64", 8)])
