@@ -22,7 +22,7 @@ from aif_stream.bus.topics import load_topics
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import LOOPBACK, ServerProcess, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.model.config import Kind, ModelConfig
+from aif_stream.model.config import Kind, ModelConfig, Part
 from aif_stream.model.version import ModelVersion
 from aif_stream.runtime.filled_index import CATEGORIES, CONTENT, fill, publish_active
 from aif_stream.settings import Settings, handed_on
@@ -37,6 +37,7 @@ MODELS: Final[dict[str, ModelConfig]] = {
     "cold": ModelConfig(kind=Kind.COLD),
     CLASSIC: ModelConfig(kind=Kind.COLD),
     "coded": ModelConfig(codes=1024),
+    **{part.value: ModelConfig(parts=(part,)) for part in Part},  # what each of them adds to COLD
 }
 
 
