@@ -45,7 +45,9 @@ class Settings:
     kafka_session_timeout_ms: int = _setting(10_000, "a silent group member is given up after this", low=1000)
     topic_prefix: str = _setting("", "put before every topic and group name (several systems on one broker)")
     topics_dir: Path = _setting(Path(), "topic contracts; empty: those that ship with the package")
-    compression: Literal["none", "lz4", "zstd"] = _setting("zstd", "of produced batches")
+    compression: Literal["none", "lz4", "zstd"] = _setting(
+        "zstd", "of produced batches; the request log has snappy, or none"
+    )
 
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "the N2O index (rediss:// for TLS)", secret=True)
     redis_cluster: bool = _setting(False, "speak Redis Cluster")

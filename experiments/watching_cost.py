@@ -1,6 +1,6 @@
 """What does watching cost? CPU per 1,000 requests and 100,000 updates with metrics, request log and probe, and without.
 
-    python experiments/watching_cost.py [--pairs 24] [--out FILE.json]          # about 10 minutes
+    python experiments/watching_cost.py [--starts 6] [--pairs 4] [--out FILE.json]          # about 15 minutes
 
 Two whole systems stand side by side on one Kafka (topic prefixes) with a Redis each: `aif nearline` and `aif serve` as
 they ship, watched by an `aif monitor`; and the same with AIF_METRICS=false, AIF_REQUEST_LOG_RATE=0 and no monitor.
@@ -8,9 +8,10 @@ They are given the same work in turns (on, off, off, on, …): 1,200 requests of
 UPDATES item updates. Counted is the CPU time of the two processes while their system works, and for SETTLE_S more, in
 which the request log writes what waits; so clients, Kafka, Redis and the other system do not count, and the probe's
 own requests and updates do, since they fall into the same time. The monitor's own CPU is told beside it, per hour.
-Turns are short and many, for what neighbours do to the caches is larger than what is looked for: means over all turns,
-the difference with a 95 % interval (Student's t over pairs). Bar: 3 %. Exit 3. ``--parts`` names what is on: one of
-them alone tells what it costs.
+Turns are short and many, for what neighbours do to the caches is larger than what is looked for; and both systems are
+started anew STARTS times, for two processes of one program differ too (memory, cores), as long as they live. Told are
+the means over all turns, the difference with a 95 % interval (Student's t over the starts). Bar: 3 %. Exit 3.
+``--parts`` names what is on: one of them alone tells what it costs, ``none`` how much two equal systems seem to differ.
 """
 
 from __future__ import annotations
@@ -142,9 +143,8 @@ async def measured(system: System, http: aiohttp.ClientSession, seed: int) -> di
 
 @asynccontextmanager
 async def system_of(
-    base: Settings, directory: Path, artefact: Path, http: aiohttp.ClientSession, *, parts: frozenset[str]
+    base: Settings, directory: Path, artefact: Path, http: aiohttp.ClientSession, name: str, *, parts: frozenset[str]
 ) -> AsyncIterator[System]:
-    name = "on" if parts else "off"
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(EmbeddedRedis(directory / f"redis-{name}"))
         ports = free_ports(3)
@@ -177,9 +177,9 @@ async def system_of(
         yield System(settings, [nearline, serve], monitor)
 
 
-def compared(on: list[float], off: list[float]) -> dict[str, Any]:
-    """Means, and how much more ``on`` is, in percent of ``off``'s mean, with its interval."""
-    more = (np.array(on) - np.array(off)) / np.mean(off) * 100
+def compared(on: list[list[float]], off: list[list[float]]) -> dict[str, Any]:
+    """Values by start and turn: means, and how much more ``on`` is, in percent of ``off``'s, with its interval."""
+    more = (np.mean(on, axis=1) - np.mean(off, axis=1)) / np.mean(off) * 100
     half = student(len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more))
     return {
         "on_cpu_s": round(float(np.mean(on)), 3),
@@ -187,12 +187,43 @@ def compared(on: list[float], off: list[float]) -> dict[str, Any]:
         "more_percent": round(float(more.mean()), 2),
         "low": round(float(more.mean() - half), 2),
         "high": round(float(more.mean() + half), 2),
-        "median_percent": round(float(np.median(more)), 2),
-        "pairs": len(more),
+        "median_percent": round(float(np.median((np.array(on) - off) / np.mean(off) * 100)), 2),
+        "by_start_percent": [round(float(each), 2) for each in more],
+        "pairs": int(np.size(on)),
     }
 
 
-async def run(directory: Path, pairs: int, parts: frozenset[str]) -> dict[str, Any]:
+Found = dict[str, dict[str, list[float]]]
+
+
+async def one_start(
+    base: Settings,
+    directory: Path,
+    artefact: Path,
+    http: aiohttp.ClientSession,
+    start: int,
+    pairs: int,
+    parts: frozenset[str],
+) -> tuple[Found, float]:
+    """Values by system and what was measured, one for each turn; CPU s per hour of the monitor."""
+    async with (
+        system_of(base, directory, artefact, http, f"on{start}", parts=parts) as on,
+        system_of(base, directory, artefact, http, f"off{start}", parts=frozenset()) as off,
+    ):
+        for system in (on, off):  # caches, connections, the collector's first rounds
+            await measured(system, http, 0)
+        began_s, watching_s = time.monotonic(), on.monitor_cpu_s()
+        found: Found = {"on": {}, "off": {}}
+        for pair in range(1, pairs + 1):
+            for name, system in [("on", on), ("off", off)][:: 1 if (pair + start) % 2 else -1]:
+                told = await measured(system, http, start * pairs + pair)
+                for what, value in told.items():
+                    found[name].setdefault(what, []).append(value)
+                print(start, pair, name, told, file=sys.stderr)
+        return found, (on.monitor_cpu_s() - watching_s) / (time.monotonic() - began_s) * 3600
+
+
+async def run(directory: Path, starts: int, pairs: int, parts: frozenset[str]) -> dict[str, Any]:
     artefact = await asyncio.to_thread(untrained, directory / "model")
     jars = await KafkaJars.fetch()
     async with (
@@ -200,24 +231,13 @@ async def run(directory: Path, pairs: int, parts: frozenset[str]) -> dict[str, A
         aiohttp.ClientSession() as http,
     ):
         base = dataclasses.replace(Settings(), kafka_bootstrap=kafka.bootstrap, kafka_session_timeout_ms=6000)
-        async with (
-            system_of(base, directory, artefact, http, parts=parts) as on,
-            system_of(base, directory, artefact, http, parts=frozenset()) as off,
-        ):
-            for system in (on, off):  # caches, connections, the collector's first rounds
-                await measured(system, http, 0)
-            began_s, watching_s = time.monotonic(), on.monitor_cpu_s()
-            found: dict[str, dict[str, list[float]]] = {"on": {}, "off": {}}
-            for pair in range(1, pairs + 1):
-                for name, system in [("on", on), ("off", off)][:: 1 if pair % 2 else -1]:
-                    told = await measured(system, http, pair)
-                    for what, value in told.items():
-                        found[name].setdefault(what, []).append(value)
-                    print(pair, name, told, file=sys.stderr)
-            monitor = (on.monitor_cpu_s() - watching_s) / (time.monotonic() - began_s) * 3600
+        told = [await one_start(base, directory, artefact, http, start, pairs, parts) for start in range(starts)]
+    values = {
+        name: {what: [found[name][what] for found, _ in told] for what in told[0][0][name]} for name in ("on", "off")
+    }
     return {
-        **{what: compared(values, found["off"][what]) for what, values in found["on"].items()},
-        "monitor_cpu_s_per_hour": round(monitor, 1),
+        **{what: compared(each, values["off"][what]) for what, each in values["on"].items()},
+        "monitor_cpu_s_per_hour": round(float(np.mean([monitor for _, monitor in told])), 1),
         "on": sorted(parts),
         "load_1m": os.getloadavg()[0],
     }
@@ -225,12 +245,15 @@ async def run(directory: Path, pairs: int, parts: frozenset[str]) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--starts", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=4, help="pairs of turns per start")
     parser.add_argument("--parts", default=",".join(PARTS), help="what is on")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/watching_cost.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aif-cost-") as scratch:
-        found = asyncio.run(run(Path(scratch), args.pairs, frozenset(args.parts.split(",")) & frozenset(PARTS)))
+        found = asyncio.run(
+            run(Path(scratch), args.starts, args.pairs, frozenset(args.parts.split(",")) & frozenset(PARTS))
+        )
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     worst = max(each["more_percent"] for name, each in found.items() if name.startswith("per_"))

@@ -68,7 +68,7 @@ def test_what_was_written_with_items_in_the_head_is_still_read() -> None:
     assert found.timings_ms == {"total": 3.0}
 
 
-@given(numbers=st.lists(st.integers(0, 2**62 - 1), min_size=1, max_size=40))
+@given(numbers=st.lists(st.one_of(st.integers(0, 2**24), st.integers(0, 2**62 - 1)), min_size=1, max_size=40))
 def test_what_was_packed_beforehand_makes_the_same_record(numbers: list[int]) -> None:
     ids = [str(number) for number in numbers]
     done = answered(ids, items=[RankedItem(each, 0.5) for each in ids])
@@ -76,10 +76,16 @@ def test_what_was_packed_beforehand_makes_the_same_record(numbers: list[int]) ->
     assert pack(answered(["a"]).keys, [], []) is None
 
 
-@pytest.mark.parametrize(("most", "block", "width"), [(60_000, "u16", 2), (10**6, "u32", 4), (10**12, "u64", 8)])
+@pytest.mark.parametrize(
+    ("most", "block", "width"),
+    [(60_000, "u16", 2), (2**24 - 1, "u24", 3), (2**24 + 9_999, "u32", 4), (10**12, "u64", 8)],
+)
 def test_numbers_travel_in_the_narrowest_width(most: int, block: str, width: int) -> None:
     value = record(answered([str(most - i) for i in range(10_000)]))
-    assert decode_logged(value).block == block
+    found = decode_logged(value)
+    assert found.block == block
+    assert found.candidates == [str(most - i) for i in range(10_000)]
+    assert found.items == [RankedItem("7", 0.5)]
     assert 10_000 * width < len(value) < 10_000 * width + 1_000
 
 
@@ -124,9 +130,12 @@ def test_the_sample_has_about_its_share() -> None:
 
 
 CUT = record(answered(["7"]))[:-7]  # keys and scores that the head announces are not all there
+CUT_CANDIDATES = record(answered(["70000", "7"]))[:-1]
 
 
-@pytest.mark.parametrize("value", [CUT, b"", b"\x05\x00\x00\x00{}", b"\xff\xff\xff\xff", b"\x02\x00\x00\x00{}rest"])
+@pytest.mark.parametrize(
+    "value", [CUT, CUT_CANDIDATES, b"", b"\x05\x00\x00\x00{}", b"\xff\xff\xff\xff", b"\x02\x00\x00\x00{}rest"]
+)
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     with pytest.raises(BadEvent):
         decode_logged(value)
