@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -34,4 +35,4 @@ def test_a_lowered_process_is_low_in_its_session_and_its_session_beside_others()
 
 
 def test_zero_changes_nothing() -> None:
-    assert said(0)[:2] == ["0", "False"]
+    assert said(0)[:2] == [str(os.nice(0)), "False"]  # the tests themselves may run under nice
