@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aif_stream.telemetry import kv
 
-_ABI = 4  # tiers.c says the same; raised when a C signature changes
+_ABI = 5  # tiers.c says the same; raised when a C signature changes
 
 _pointer = ctypes.c_void_p
 _i64 = ctypes.c_int64

@@ -1,8 +1,9 @@
 /* Candidates' rows -> scores, in one call: the whole split scorer (design: model, "Scoring"). Contract: score.py.
  *
  * 64 rows at a time stay in L1 from the row's halves to the logit: h_i and the bag's rows are summed, the tiers are
- * counted (tiers.c), the first layer's product is added, layer norm, the head. Nothing of the size of the batch is
- * written but the scores. */
+ * counted (tiers.c), the first layer's product is added, layer norm, the head. The linear term is a row of 16 for each
+ * half byte of the signature; four bytes' worth of them (32 KiB at H = 64) serve all 64 items before the next four, so
+ * they are read from L1 however long signatures are. Nothing of the size of the batch is written but the scores. */
 #define _POSIX_C_SOURCE 199309L
 #include "score.h"
 
@@ -15,7 +16,7 @@
 #define VALID 1
 #define TOMBSTONE 2
 #define HAS_CONTENT 4
-#define MAX_BAG (32 + 3) /* 256 signature bits, category, second key, code */
+#define MAX_BAG 3 /* category, second key, code */
 
 struct work {
     float *x, *hidden, *head; /* [BLOCK][width], [BLOCK][Hp], [BLOCK][Fp] */
@@ -45,14 +46,11 @@ static INLINE float half_to_float(const uint8_t *p) {
     return value;
 }
 
-/* The rows of the bag that belong to an item; how many. A value that the version does not know counts as none. */
+/* The rows of the bag that belong to an item but those of its signature; how many. A value that the version does not
+ * know counts as none. */
 static INLINE int bag_rows(const struct aif_scorer *m, const struct aif_user *u, const uint8_t *row,
                            const float **from) {
     int n = 0;
-    const int content = row[m->at_flags] & HAS_CONTENT;
-    if (u->byte_offsets && content)
-        for (int64_t i = 0; i < m->sig_bytes; i++)
-            from[n++] = u->bag + (int64_t)(u->byte_offsets[i] + row[m->at_sig + i]) * m->Hp;
     const int64_t category = int_at(row + m->at_category);
     const int64_t known = category >= 0 && category < m->categories ? category + 1 : 0;
     from[n++] = u->bag + u->category_row[known] * m->Hp;
@@ -60,7 +58,7 @@ static INLINE int bag_rows(const struct aif_scorer *m, const struct aif_user *u,
         const int64_t key = int_at(row + m->at_key2);
         from[n++] = u->bag + u->key2_row[key >= 0 && key < m->keys2 ? key + 1 : 0] * m->Hp;
     }
-    if (u->code_row >= 0 && content) {
+    if (u->code_row >= 0 && row[m->at_flags] & HAS_CONTENT) {
         const int64_t code = (uint32_t)int_at(row + m->at_code);
         if (code < m->codes)
             from[n++] = u->bag + (u->code_row + code) * m->Hp;

@@ -26,10 +26,10 @@ struct aif_user {
     const float *u;              /* [D] */
     const float *first;          /* [width][Hp] */
     const float *bag;            /* [bag rows][Hp] */
-    const int32_t *byte_offsets; /* [sig_bytes], NULL without the linear term */
     const int32_t *category_row; /* [categories + 1], first: none */
     const int32_t *key2_row;     /* [keys2 + 1], NULL without a second key */
     int64_t code_row;            /* -1 without codes */
+    int64_t nibble_row;          /* [sig_bytes * 2][16] rows from here; -1 without the linear term */
     const uint64_t *history[MAX_GROUPS]; /* [n_history][words] of each group */
     const float *gain[MAX_GROUPS];       /* [n_history + 1] */
     int64_t n_history[MAX_GROUPS];

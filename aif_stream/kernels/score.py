@@ -46,8 +46,9 @@ class _User(ctypes.Structure):
     """struct aif_user of score.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("u", "first", "bag", "byte_offsets", "category_row", "key2_row")),
+        *((name, ctypes.c_void_p) for name in ("u", "first", "bag", "category_row", "key2_row")),
         ("code_row", ctypes.c_int64),
+        ("nibble_row", ctypes.c_int64),
         *((name, ctypes.c_void_p * MAX_GROUPS) for name in ("history", "gain")),
         ("n_history", ctypes.c_int64 * MAX_GROUPS),
     ]
@@ -198,10 +199,10 @@ class ScoreKernel:
         u: F32,
         first: F32,
         bag: F32,
-        byte_offsets: I32,
         category_row: I32,
         key2_row: I32,
         code_row: int,
+        nibble_row: int,
         groups: Sequence[Group],
     ) -> PackedUser:
         """u (D), first (K + tiers + D, H), bag (rows, padded H) as in ``model.split.UserSide``; as many groups as the
@@ -221,16 +222,16 @@ class ScoreKernel:
             np.ascontiguousarray(u, np.float32),
             widened(np.concatenate([first, spare])),
             np.ascontiguousarray(bag, np.float32),
-            *(np.ascontiguousarray(rows, np.int32) for rows in (byte_offsets, category_row, key2_row)),
+            *(np.ascontiguousarray(rows, np.int32) for rows in (category_row, key2_row)),
         ]
         struct = _User(
             u=address(kept[0]),
             first=address(kept[1]),
             bag=address(kept[2]),
-            byte_offsets=address(kept[3]) if byte_offsets.size else None,
-            category_row=address(kept[4]),
-            key2_row=address(kept[5]) if key2_row.size else None,
+            category_row=address(kept[3]),
+            key2_row=address(kept[4]) if key2_row.size else None,
             code_row=code_row,
+            nibble_row=nibble_row,
         )
         for number, group in enumerate(groups):
             if group.gain.shape != (len(group.signatures) + 1,):

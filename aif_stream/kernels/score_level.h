@@ -74,6 +74,50 @@ TARGET static INLINE void NAME(gathered)(const struct aif_scorer *m, const struc
     }
 }
 
+/* The rows of `bytes` bytes of a signature, from the first one's 2 x 16 at `table` on, added to `vecs` (at most 4)
+ * vectors at out. */
+TARGET static INLINE void NAME(add_nibbles)(const uint8_t *sig, const int bytes, const float *table,
+                                            const int64_t columns, const int vecs, float *out) {
+    NAME(vec) sum[4];
+    for (int v = 0; v < vecs; v++)
+        sum[v] = LOAD(out + v * FLOATS);
+    for (int byte = 0; byte < bytes; byte++, table += 32 * columns) {
+        const float *low = table + (sig[byte] & 15) * columns, *high = table + (16 + (sig[byte] >> 4)) * columns;
+        for (int v = 0; v < vecs; v++)
+            sum[v] += LOAD(low + v * FLOATS) + LOAD(high + v * FLOATS);
+    }
+    for (int v = 0; v < vecs; v++)
+        STORE(out + v * FLOATS, sum[v]);
+}
+
+/* The same bytes of all items with content, so that their rows serve 64 items before they leave L1. */
+TARGET static INLINE void NAME(linear_part)(const struct aif_scorer *m, const uint8_t *rows, int64_t n, int64_t at,
+                                            const int bytes, const float *table, const int64_t columns,
+                                            float *hidden) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t *row = rows + i * m->row_bytes, *sig = row + m->at_sig + at;
+        if (!(row[m->at_flags] & HAS_CONTENT))
+            continue;
+        float *out = hidden + i * columns;
+        int64_t j = 0;
+        for (; j + 4 * FLOATS <= columns; j += 4 * FLOATS)
+            NAME(add_nibbles)(sig, bytes, table + j, columns, 4, out + j);
+        for (; j < columns; j += 2 * FLOATS)
+            NAME(add_nibbles)(sig, bytes, table + j, columns, 2, out + j);
+    }
+}
+
+/* hidden += the linear term of a block. */
+TARGET static INLINE void NAME(linear)(const struct aif_scorer *m, const struct aif_user *u, const uint8_t *rows,
+                                       int64_t n, const int64_t columns, float *hidden) {
+    const float *table = u->bag + u->nibble_row * columns;
+    int64_t at = 0;
+    for (; at + 4 <= m->sig_bytes; at += 4, table += 4 * 32 * columns)
+        NAME(linear_part)(m, rows, n, at, 4, table, columns, hidden);
+    for (; at < m->sig_bytes; at++, table += 32 * columns)
+        NAME(linear_part)(m, rows, n, at, 1, table, columns, hidden);
+}
+
 /* relu(layer norm) in place. */
 TARGET static INLINE void NAME(normed)(const struct aif_scorer *m, float *hidden) {
     NAME(vec) sum = {0}, squares = {0};
@@ -121,6 +165,12 @@ TARGET static void NAME(block)(const struct aif_scorer *m, const struct aif_user
         if (at_t + m->D < m->width)
             x[m->width - 1] = 0;
         NAME(gathered)(m, u, row, work->hidden + i * m->Hp);
+    }
+    if (u->nibble_row >= 0) {
+        if (m->Hp == 64) /* the usual width as a constant: addresses by shifts */
+            NAME(linear)(m, u, rows, n, 64, work->hidden);
+        else
+            NAME(linear)(m, u, rows, n, m->Hp, work->hidden);
     }
     memset(work->x + n * m->width, 0, (size_t)((tiles - n) * m->width) * sizeof(float));
     memset(work->hidden + n * m->Hp, 0, (size_t)((tiles - n) * m->Hp) * sizeof(float));

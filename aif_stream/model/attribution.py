@@ -20,6 +20,7 @@ from aif_stream.domain.history import History
 from aif_stream.domain.row import Rows
 from aif_stream.model.config import Kind, Part
 from aif_stream.model.rows import has_content, tensor
+from aif_stream.model.signature import nibbles
 from aif_stream.model.split import UserSide
 from aif_stream.model.tiers import TierReader
 from aif_stream.model.version import ModelVersion
@@ -93,8 +94,10 @@ def _terms(version: ModelVersion, user: UserSide, rows: Rows) -> dict[str, F32]:
         found["tiers"] = _tier_features(version, user, rows)[:, :, None] * first[at : at + columns]  # (B, T·G, H)
     if user.code_row >= 0:
         found["tiers"] = (bag[user.code_row + rows["code"].astype(np.int64)] * content[:, None])[:, None]
-    if len(user.byte_offsets):
-        found["signature"] = (bag[user.byte_offsets + rows["sig"]].sum(1) * content[:, None])[:, None]  # (B, W/8, H)
+    if user.nibble_row >= 0:
+        own = nibbles(rows["sig"])
+        parts = bag[user.nibble_row + 16 * np.arange(own.shape[1]) + own]  # (B, W/4, H)
+        found["signature"] = (parts.sum(1) * content[:, None])[:, None]
     if config.has(Part.SIM):
         found["category"] = (bag[user.category_row[rows["category"] + 1]] - shared)[:, None]
         if len(user.key2_row):

@@ -73,10 +73,10 @@ def packed(kernel: ScoreKernel, config: ModelConfig, reader: TierReader, user: U
         u=user.u.numpy(),
         first=user.first.numpy(),
         bag=user.bag.numpy(),
-        byte_offsets=user.byte_offsets,
         category_row=user.category_row,
         key2_row=user.key2_row,
         code_row=user.code_row,
+        nibble_row=user.nibble_row,
         groups=groups,
     )
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Signatures = NDArray[np.uint8]
 
-# σ of each byte value, bit 0 first, i8 (256, 8).
-BYTE_SIGNS: Final = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * 2 - 1).astype(
-    np.int8
+# σ of each byte value, bit 0 first, f32 (256, 8), and of each half byte's, f32 (16, 4).
+_BYTE_SIGNS: Final = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * 2 - 1).astype(
+    np.float32
 )
-_BYTE_SIGNS_F32: Final = BYTE_SIGNS.astype(np.float32)
+NIBBLE_SIGNS: Final = _BYTE_SIGNS[:16, :4].copy()
 
 
 def random_planes(content_width: int, bits: int, seed: int) -> torch.Tensor:
@@ -40,6 +40,12 @@ def pack_signs(projected: torch.Tensor, has_content: NDArray[np.bool_]) -> Signa
 def signs(signatures: Signatures, has_content: NDArray[np.bool_]) -> NDArray[np.float32]:
     """σ, f32 (…, W): ±1, and 0 without content."""
     # Written once: at L = 10,000 and W = 256 each further pass over them is 10 MB.
-    sigma = np.take(_BYTE_SIGNS_F32, signatures, axis=0).reshape(*signatures.shape[:-1], -1)
+    sigma = np.take(_BYTE_SIGNS, signatures, axis=0).reshape(*signatures.shape[:-1], -1)
     sigma[~has_content] = 0.0
     return sigma
+
+
+def nibbles(signatures: Signatures) -> Signatures:
+    """Half bytes (…, W/4) of signatures (…, W/8), the low one of each byte first: bits in their order."""
+    halves = np.stack([signatures & 15, signatures >> 4], axis=-1)
+    return halves.reshape(*signatures.shape[:-1], 2 * signatures.shape[-1])

@@ -1,11 +1,13 @@
 """The split form: everything of the user folded into two matrices before the candidates are known.
 
-    hidden = [w_i | tiers_i | t_i] @ first  +  h_i  +  bag(bytes of s_i, category_i, key2_i, code_i)
+    hidden = [w_i | tiers_i | t_i] @ first  +  h_i  +  bag(half bytes of s_i, category_i, key2_i, code_i)
 
-``first`` (K+T+D, H) holds V W_b, W_t and diag(u) W_c. ``bag`` (rows, H) holds for each signature byte and each of its
-256 values the sum of that byte's rows of M W_l, then h_u + cross per category, the cross per second key, and, with
-coded tiers, tiers W_t of every codeword: a sum of W/8 + 1 (to 3) gathered rows costs a tenth of the product
-σ_i @ (M W_l), unpacks no bits, and with codes no popcount waits for the candidates. Parts that are off leave nothing.
+``first`` (K+T+D, H) holds V W_b, W_t and diag(u) W_c. ``bag`` (rows, H) holds for each half byte of the signature and
+each of its 16 values the sum of those four rows of M W_l, then h_u + cross per category, the cross per second key, and,
+with coded tiers, tiers W_t of every codeword: a sum of W/4 + 1 (to 3) gathered rows costs a fraction of the product
+σ_i @ (M W_l), unpacks no bits, and with codes no popcount waits for the candidates. Whole bytes would halve the rows of
+a sum, but their tables are eight times as large (2 MB at W = 256): slower to make, to keep and, out of the second cache,
+to read. Parts that are off leave nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from aif_stream.model.config import Kind, Part
 from aif_stream.model.net import Net
 from aif_stream.model.rows import has_content, tensor, valid
 from aif_stream.model.scorer import Cross
-from aif_stream.model.signature import BYTE_SIGNS, Signatures, signs
+from aif_stream.model.signature import NIBBLE_SIGNS, Signatures, nibbles, signs
 from aif_stream.model.tiers import TierReader
 from aif_stream.model.user_side import Histories, UserNumbers
 
@@ -52,11 +54,11 @@ class UserSide:
     u: Tensor  # (D)
     first: Tensor  # (K + T + D, H) with all parts, (D, H) of COLD
     bag: Tensor  # (rows, padded H), zeros beyond H
-    byte_offsets: I32  # (W/8): where a byte's 256 rows begin in the bag; none without LSH
     silent: int  # the bag's row of zeros
     category_row: I32  # (C + 1): bag row of category - 1 … C - 1
     key2_row: I32  # the same of the second key; empty without one
     code_row: int  # bag row of code 0; -1 without codes
+    nibble_row: int  # bag row of value 0 of the first half byte, 16 rows each (W/4); -1 without LSH
     signatures: Signatures  # (L', W/8) of history entries with content
     kinds: NDArray[np.uint8]  # (L') of the same
     units: F32 | None  # (L', V) of the same, of models that read cosines
@@ -71,7 +73,7 @@ class UserSide:
         """Memory of all arrays; the bag once where ``packed`` reads it in place."""
         tensors = sum(tensor.nbytes for tensor in (self.u, self.first, self.bag))
         tensors += 0 if self.readouts is None else self.readouts.nbytes
-        rows = (self.byte_offsets, self.category_row, self.key2_row, self.signatures, self.kinds)
+        rows = (self.category_row, self.key2_row, self.signatures, self.kinds)
         arrays = sum(array.nbytes for array in rows) + (0 if self.units is None else self.units.nbytes)
         own = 0 if self.packed is None else self.packed.nbytes
         if self.packed is not None and self.packed.shares(self.bag.data_ptr()):
@@ -100,15 +102,15 @@ def fold(net: Net, reader: TierReader, user: UserNumbers, history: Histories, se
     D, H, W = config.width, config.hidden, config.signature_bits
     u, bag = user.u[0], _Bag(H)
     first = [u[:, None] * scorer.product.weight.T]  # (D, H)
-    byte_offsets, code_row = np.zeros(0, dtype=np.int32), -1
+    nibble_row = code_row = -1
     if config.has(Part.TIERS) and not config.codes:
         first.insert(0, scorer.tiers.weight.T)
     if user.readouts is not None:
         first.insert(0, user.readouts[0] @ scorer.bridge.weight.T)  # (K, D) @ (D, H)
     if user.signature_matrix is not None:
-        linear = (user.signature_matrix[0] @ scorer.linear.weight.T).view(W // 8, 8, H)  # (W, D) @ (D, H)
-        table = torch.from_numpy(BYTE_SIGNS).float() @ linear  # (256, 8) @ (W/8, 8, H) -> (W/8, 256, H)
-        byte_offsets = bag.add(table.reshape(-1, H)) + np.arange(W // 8, dtype=np.int32) * 256
+        linear = (user.signature_matrix[0] @ scorer.linear.weight.T).view(W // 4, 4, H)  # (W, D) @ (D, H)
+        table = torch.from_numpy(NIBBLE_SIGNS) @ linear  # (16, 4) @ (W/4, 4, H) -> (W/4, 16, H)
+        nibble_row = bag.add(table.reshape(-1, H))
     categories = len(config.categories)
     category_row = np.full(categories + 1, bag.add(user.h), dtype=np.int32)
     key2_row = np.zeros(0, dtype=np.int32)
@@ -126,11 +128,11 @@ def fold(net: Net, reader: TierReader, user: UserNumbers, history: Histories, se
         u=u / D**0.5,
         first=torch.cat(first).contiguous(),
         bag=torch.cat(bag.parts).contiguous(),
-        byte_offsets=byte_offsets,
         silent=0,
         category_row=category_row,
         key2_row=key2_row,
         code_row=code_row,
+        nibble_row=nibble_row,
         signatures=seen.signatures,
         kinds=seen.kinds,
         units=seen.units,
@@ -173,7 +175,7 @@ def score_rows(net: Net, reader: TierReader, user: UserSide, rows: Rows, units: 
                 _tiers_into(x.numpy()[:, at : width - config.width], reader, user, rows, content, units)
         hidden = fn.embedding_bag(
             _bag_rows(user, rows, content), user.bag, mode="sum"
-        )  # (B, W/8 + 1…) -> (B, padded H)
+        )  # (B, W/4 + 1…) -> (B, padded H)
         hidden = hidden[:, : config.hidden]
         hidden += tensor(rows["h"])
         hidden.addmm_(x, user.first)  # (B, K + T + D) @ (K + T + D, H)
@@ -199,11 +201,11 @@ def _tiers_into(
 
 
 def _bag_rows(user: UserSide, rows: Rows, content: NDArray[np.bool_]) -> Tensor:
-    """Which rows of the bag belong to each item: i32 (B, W/8 + 1 …)."""
-    n = len(user.byte_offsets)
+    """Which rows of the bag belong to each item: i32 (B, W/4 + 1 …)."""
+    n = rows["sig"].shape[1] * 2 if user.nibble_row >= 0 else 0
     at = np.empty((len(rows), n + 1 + (len(user.key2_row) > 0) + (user.code_row >= 0)), dtype=np.int32)
     if n:
-        np.add(rows["sig"], user.byte_offsets, out=at[:, :n])
+        np.add(nibbles(rows["sig"]), user.nibble_row + 16 * np.arange(n, dtype=np.int32), out=at[:, :n])
         at[~content, :n] = user.silent
     at[:, n] = user.category_row[rows["category"] + 1]
     if len(user.key2_row):

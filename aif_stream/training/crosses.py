@@ -65,7 +65,7 @@ def fill_cost(categories: int, history: int, seed: int) -> dict[str, Any]:
 def side_bytes(side: UserSide) -> int:
     """Memory of a user side's arrays."""
     tensors = sum(part.nbytes for part in (side.u, side.first, side.bag) if isinstance(part, torch.Tensor))
-    arrays = (side.byte_offsets, side.category_row, side.key2_row, side.signatures, side.kinds)
+    arrays = (side.category_row, side.key2_row, side.signatures, side.kinds)
     return tensors + sum(array.nbytes for array in arrays)
 
 

@@ -159,7 +159,7 @@ def test_a_side_weighs_what_its_arrays_do() -> None:
     user = user_of(version, 40)
     assert user.packed is not None
     least = user.bag.nbytes + user.first.nbytes + user.signatures.nbytes + user.category_row.nbytes
-    assert user.nbytes >= least + user.key2_row.nbytes + user.byte_offsets.nbytes + user.kinds.nbytes
+    assert user.nbytes >= least + user.key2_row.nbytes + user.kinds.nbytes
 
 
 def stored_of(rows: Rows, keys: np.ndarray) -> Stored:
