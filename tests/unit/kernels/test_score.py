@@ -132,7 +132,7 @@ def test_a_version_that_the_kernel_cannot_score_is_scored_by_the_twin() -> None:
     assert ON_TWIN == ["product"]
     version = version_of(Kind.AIF, "product")
     assert version._kernel is None
-    rows, user = rows_of(version, 50), user_of(version, 20)
+    rows, user = rows_of(version, 64), user_of(version, 20)  # whole blocks: nothing is filled up
     assert user.packed is None
     np.testing.assert_array_equal(version.score(user, rows), twin(version, user, rows))
 
