@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Signatures = NDArray[np.uint8]
 
 # σ of each byte value, bit 0 first, f32 (256, 8), and of each half byte's, f32 (16, 4).
-_BYTE_SIGNS: Final = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * 2 - 1).astype(
-    np.float32
+_BYTE_SIGNS: Final = (
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32) * 2 - 1
 )
 NIBBLE_SIGNS: Final = _BYTE_SIGNS[:16, :4].copy()
 

@@ -5,9 +5,9 @@
 ``first`` (K+T+D, H) holds V W_b, W_t and diag(u) W_c. ``bag`` (rows, H) holds for each half byte of the signature and
 each of its 16 values the sum of those four rows of M W_l, then h_u + cross per category, the cross per second key, and,
 with coded tiers, tiers W_t of every codeword: a sum of W/4 + 1 (to 3) gathered rows costs a fraction of the product
-σ_i @ (M W_l), unpacks no bits, and with codes no popcount waits for the candidates. Whole bytes would halve the rows of
-a sum, but their tables are eight times as large (2 MB at W = 256): slower to make, to keep and, out of the second cache,
-to read. Parts that are off leave nothing.
+σ_i @ (M W_l), unpacks no bits, and with codes no popcount waits for the candidates. Whole bytes would halve the
+rows of a sum, but their tables are eight times as large (2 MB at W = 256): slower to make, to keep and, out of the
+second cache, to read. Parts that are off leave nothing.
 """
 
 from __future__ import annotations
