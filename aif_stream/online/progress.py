@@ -148,11 +148,14 @@ def _score(run: Run, final: bool) -> None:
     user = run.known_user
     if user is None:
         return
+    ranked = None
     with run.score_s.open():
         for part in run.parts:
             score_part(run.serving.model, user.side, part, run.deadline.due_s)
         if final:
             ranked = rank(run.parts, run.request.k, now_ms())
-            if run.is_logged:
-                ranked = replace(ranked, packed=pack(run.asked, ranked.keys, ranked.scores))
-            run.ranked = ranked
+    if ranked is None:
+        return
+    if run.is_logged:  # the log's work, not the score's; done here for the reason that pack gives
+        ranked = replace(ranked, packed=pack(run.asked, ranked.keys, ranked.scores))
+    run.ranked = ranked

@@ -65,7 +65,7 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 def test_the_limit_follows_the_measured_cost_and_never_falls_below_two_per_thread() -> None:
     door = admission()
     answered(door, 400, busy_s=0.01, retrieval_s=0.01)
-    assert door.limit(0.12) == pytest.approx(2 * (0.024 + 0.01) / 0.01, abs=1)
+    assert door.limit(0.12) == pytest.approx(2 * (0.03 + 0.01) / 0.01, abs=1)
     answered(door, 400, busy_s=1.0, retrieval_s=0.01)
     assert door.limit(0.12) == 4
 
@@ -75,7 +75,7 @@ def test_the_cpu_time_of_the_event_loop_counts_where_it_is_more_than_that_of_the
     for _ in range(400):
         cpu[0] += 0.005
         answered(door, 1, busy_s=0.001, retrieval_s=0.01)
-    assert door.limit(0.12) == pytest.approx((0.024 + 0.01) / 0.005, abs=1)
+    assert door.limit(0.12) == pytest.approx((0.03 + 0.01) / 0.005, abs=1)
 
 
 def test_work_that_is_done_is_waited_for_by_nobody_so_there_is_room_for_as_much_more() -> None:
@@ -148,4 +148,4 @@ def test_an_upstream_that_seems_slow_raises_the_limit_slowly_and_no_further_than
     answered(door, 10, busy_s=0.01, retrieval_s=5.0)
     assert door.limit(0.12) <= before + 2
     answered(door, 2000, busy_s=0.01, retrieval_s=5.0)
-    assert door.limit(0.12) <= 2 * (0.024 + 0.08) / 0.01 + 1
+    assert door.limit(0.12) <= 2 * (0.03 + 0.08) / 0.01 + 1
