@@ -114,8 +114,9 @@ def sized(args: argparse.Namespace, cell: Cell) -> argparse.Namespace:
     own = copy.copy(args)
     own.candidates, own.history = cell.candidates, cell.history
     own.bits, own.codes, own.user_cache = cell.bits, cell.codes, cell.user_cache_s
-    # More cold users than the server remembers sides (some 460), so that none of theirs is met again.
-    own.users = 704 if cell.user_cache_s else 64
+    # A cold user comes again when all the others have: at twice the usual load only after the cache has let go.
+    most = max(load.amount * load.cold for load in cell.loads if load.kind == "open") if cell.user_cache_s else 0.0
+    own.users = 64 + round(1.2 * most * cell.user_cache_s)
     return own
 
 
