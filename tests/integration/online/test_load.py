@@ -56,9 +56,9 @@ async def settings(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Pat
 async def test_open_load_beyond_capacity_is_shed_with_a_time_to_come_back_and_the_accepted_get_whole_answers(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A request believed to cost 350 ms of the one thread, a deadline of 10 s, an upstream that may take 5 s: room for
-    # (10 / 5 + 5) / 0.35 = 20. The upstream holds each for a second, in which a hundred more ask.
-    monkeypatch.setattr(admission, "_FIRST_BUSY_S", 0.35)
+    # A request believed to cost 360 ms of the one thread, a deadline of 10 s, an upstream that may take 5 s: room for
+    # (10 / 4 + 5) / 0.36 = 20. The upstream holds each for a second, in which a hundred more ask.
+    monkeypatch.setattr(admission, "_FIRST_BUSY_S", 0.36)
     slow = dataclasses.replace(
         settings, retrieval_latency_ms=1000.0, retrieval_budget_ms=5000.0, deadline_ms=10_000.0, executor_threads=1
     )
