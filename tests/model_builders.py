@@ -35,11 +35,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def small_config(kind: Kind = Kind.AIF, **choices: Any) -> ModelConfig:
+    choices = {"hidden": 24} | choices
     return ModelConfig(
         **choices,
         kind=kind,
         width=16,
-        hidden=24,
         head=8,
         bridges=4,
         tiers=6,

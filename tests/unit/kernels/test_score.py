@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aif_stream.domain.row import TOMBSTONE, Rows
+from aif_stream.domain.row import HAS_CONTENT, TOMBSTONE, Rows
 from aif_stream.kernels import native
 from aif_stream.kernels.native import Level, best_level
 from aif_stream.kernels.score import PAD, ScoreKernel, Stored, padded
@@ -139,6 +139,17 @@ def test_a_version_that_the_kernel_cannot_score_is_scored_by_the_twin() -> None:
 
 def test_widths_are_filled_up_to_whole_vectors() -> None:
     assert [padded(n) for n in (1, PAD, PAD + 1)] == [PAD, PAD, 2 * PAD]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("hidden", "bits"), [(64, 64), (64, 24), (64, 256), (80, 64), (32, 40)])
+def test_the_linear_term_is_the_twins_at_the_usual_width_and_at_others(level: Level, hidden: int, bits: int) -> None:
+    version = small_version(hidden=hidden, signature_bits=bits)
+    rows, user = rows_of(version, 150), user_of(version, 30)
+    rows["flags"][::7] &= ~np.uint8(HAS_CONTENT)
+    assert user.packed is not None
+    found = kernel_of(version).score(user.packed, rows, level=level)
+    np.testing.assert_allclose(found, twin(version, user, rows), atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["numpy", *(level.name.lower() for level in LEVELS)])
