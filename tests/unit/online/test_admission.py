@@ -91,13 +91,19 @@ def test_work_that_is_done_is_waited_for_by_nobody_so_there_is_room_for_as_much_
     assert door.limit(0.12) == empty
 
 
-def test_a_queue_that_ends_within_a_deadline_is_let_be_and_one_that_never_ends_is_shortened(clock: list[float]) -> None:
+def crowded(queue: ExitStack) -> tuple[Admission, int]:
+    """A door with as many requests inside as it takes, until the queue is left; how many these are."""
     door = admission()
     answered(door, 400, busy_s=0.002, retrieval_s=0.01)
     usual = door.limit(0.12)
+    for _ in range(usual):
+        queue.enter_context(door.admit(0.12))
+    return door, usual
+
+
+def test_a_queue_that_ends_within_a_deadline_is_let_be_and_one_that_never_ends_is_shortened(clock: list[float]) -> None:
     with ExitStack() as queue:
-        for _ in range(usual):
-            queue.enter_context(door.admit(0.12))
+        door, usual = crowded(queue)
         for _ in range(100):  # a burst: refused while it lasts, the queue keeps its length
             clock[0] += 0.001
             with pytest.raises(Overloaded):
@@ -115,12 +121,8 @@ def test_a_queue_that_ends_within_a_deadline_is_let_be_and_one_that_never_ends_i
 
 
 def test_a_long_quiet_time_is_forgiven_at_once(clock: list[float]) -> None:
-    door = admission()
-    answered(door, 400, busy_s=0.002, retrieval_s=0.01)
-    usual = door.limit(0.12)
     with ExitStack() as queue:
-        for _ in range(usual):
-            queue.enter_context(door.admit(0.12))
+        door, usual = crowded(queue)
         for _ in range(100):
             clock[0] += 0.12
             with pytest.raises(Overloaded):
