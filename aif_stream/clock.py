@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -28,6 +29,17 @@ def elapsed_ms(since_s: float) -> float:
 def cpu_ms() -> float:
     """Milliseconds of CPU that this process has spent, all threads together; only differences mean anything."""
     return time.process_time_ns() / 1e6
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has spent, all its threads together (ended ones too), in steps of nanoseconds; only
+    differences mean anything. Linux tells it, by the clock id that clock_getcpuclockid(3) makes; elsewhere 0.
+
+    Raises ``OSError`` when there is no such process.
+    """
+    if sys.platform != "linux":
+        return 0.0
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def to_rfc3339(ms: int) -> str:

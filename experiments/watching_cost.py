@@ -42,6 +42,7 @@ from aif_stream.bus.producer import Ack
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.bus.topics import ITEM_UPDATES, load_topics
 from aif_stream.bus.watch import GroupWatch
+from aif_stream.clock import cpu_s
 from aif_stream.embedded.jars import KafkaJars
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.process import ServerProcess, free_ports
@@ -78,11 +79,6 @@ class System:
 
     def monitor_cpu_s(self) -> float:
         return 0.0 if self.monitor is None else cpu_s(self.monitor.pid)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of a process, all threads, in nanosecond steps: its clock's id, as clock_getcpuclockid(3) makes it."""
-    return time.clock_gettime((~pid << 3) | 2)
 
 
 async def ask(settings: Settings, http: aiohttp.ClientSession, seed: int, candidates: int) -> None:
