@@ -12,19 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis.asyncio as redis_py
 
-from aif_stream.clock import now_ms
+from aif_stream.clock import cpu_ms, cpu_s, now_ms
 from aif_stream.domain.events import BehaviorKind
 from aif_stream.domain.history import entry_bytes
 from aif_stream.domain.order import Order
@@ -61,17 +58,6 @@ def batch_of(keys: np.ndarray[Any, Any], offset: int) -> tuple[list[ItemWrite], 
     return items, {VERSION: rows}
 
 
-def redis_cpu_s(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def client_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def quantiles(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     return {"p50": statistics.median(ordered), "p99": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]}
@@ -83,7 +69,7 @@ async def writes(store: N2OStore, server: EmbeddedRedis, options: argparse.Names
     keys = np.concatenate([rng.permutation(options.items).astype(np.uint64) + 1 for _ in range(2)])
     batches = [batch_of(keys[at : at + options.batch], at) for at in range(0, len(keys), options.batch)]
     times: list[float] = []
-    before = client_cpu_s(), redis_cpu_s(server.pid), time.perf_counter()
+    before = cpu_ms(), cpu_s(server.pid), time.perf_counter()
     waiting = iter(batches)
 
     async def lane() -> None:
@@ -93,14 +79,13 @@ async def writes(store: N2OStore, server: EmbeddedRedis, options: argparse.Names
             times.append((time.perf_counter() - start) * 1e3)
 
     await asyncio.gather(*(lane() for _ in range(lanes)))
-    client, server_s, wall = (
-        now - then
-        for now, then in zip((client_cpu_s(), redis_cpu_s(server.pid), time.perf_counter()), before, strict=True)
+    client_ms, server_s, wall = (
+        now - then for now, then in zip((cpu_ms(), cpu_s(server.pid), time.perf_counter()), before, strict=True)
     )
     count = len(keys)
     return {
         "writes_per_s": count / wall,
-        "client_us": client / count * 1e6,
+        "client_us": client_ms / count * 1e3,
         "redis_us": server_s / count * 1e6,
         "batch_ms": quantiles(times),
     }
@@ -110,7 +95,7 @@ async def redis_py_writes(store: N2OStore, url: str, options: argparse.Namespace
     """The same script calls with the same packed arguments through redis-py's pipeline."""
     keys = np.random.default_rng(2).permutation(min(options.items, 20_000)).astype(np.uint64) + 1
     batches = [batch_of(keys[at : at + options.batch], 10_000_000 + at) for at in range(0, len(keys), options.batch)]
-    before_cpu, before = client_cpu_s(), time.perf_counter()
+    before_ms, before = cpu_ms(), time.perf_counter()
     async with redis_py.from_url(url) as client:
         for items, rows in batches:
             buckets = store.buckets.of_many(np.array([item.key for item in items], dtype=np.uint64))
@@ -126,7 +111,7 @@ async def redis_py_writes(store: N2OStore, url: str, options: argparse.Namespace
     count = len(keys)
     return {
         "writes_per_s": count / (time.perf_counter() - before),
-        "client_us": (client_cpu_s() - before_cpu) / count * 1e6,
+        "client_us": (cpu_ms() - before_ms) / count * 1e3,
     }
 
 

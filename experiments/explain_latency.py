@@ -19,7 +19,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from experiments.explain_system import aif_up, cpu_s, machine, tell
+from aif_stream.clock import cpu_s
+from experiments.explain_system import aif_up, machine, tell
 
 BOUNDS_MS = {"p50": 0.5, "p99": 3.0}
 _USERS = 50

@@ -28,7 +28,8 @@ from typing import Any
 
 import aiohttp
 
-from experiments.explain_system import FINAL, Asker, System, aif_up, cpu_s, machine, resident_mb, tell
+from aif_stream.clock import cpu_s
+from experiments.explain_system import FINAL, Asker, System, aif_up, machine, resident_mb, tell
 
 _CHUNK_BYTES = 1_024
 # A stage is one event of up to some 20 KB (a history of 100); less than that, and it never comes through.

@@ -26,7 +26,6 @@ from aif_stream.settings import Settings
 FINAL: Final = ("complete", "failed", "cancelled", "expired")
 _READY_S: Final = 300.0
 _STOP_S: Final = 60.0
-_TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
@@ -130,14 +129,8 @@ class Asker:
                     yield entry, json.loads(value)
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
-
-
 def resident_mb(pid: int) -> float:
-    """Its resident memory."""
+    """Resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -36,7 +36,7 @@ from aif_stream.bus.events import event_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import ITEM_UPDATES, N2O_ROWS, load_topics
-from aif_stream.clock import now_ms
+from aif_stream.clock import cpu_s, now_ms
 from aif_stream.domain.events import EventType
 from aif_stream.embedded.jars import KafkaJars
 from aif_stream.embedded.kafka import KafkaCluster
@@ -93,11 +93,6 @@ def worker(settings: Settings, directory: Path, number: int) -> ServerProcess:
     )
     process.spawn()
     return process
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def publish(settings: Settings, made: list[tuple[bytes, bytes]], updates: int) -> None:

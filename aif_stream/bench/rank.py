@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import copy
 import itertools
 import json
@@ -37,6 +36,7 @@ import numpy as np
 
 from aif_stream.bench.rank_goals import CELLS, Load, judged, scaled, sized, table
 from aif_stream.bench.rank_stack import Stack, stack, upstream
+from aif_stream.clock import cpu_s
 
 STAGES = ("user", "retrieval", "join", "score", "total", "overlap_saved")
 Ask = Callable[[int, float], Coroutine[Any, Any, None]]
@@ -146,14 +146,6 @@ async def retrieval_alone(args: argparse.Namespace, url: str) -> dict[str, float
                 await reply.read()
             taken.append((time.perf_counter() - begin) * 1000)
     return quantiles(taken)
-
-
-def cpu_s(pid: int) -> float:
-    """User and system CPU seconds of a process (Linux)."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
 
 
 def quantiles(values: list[float]) -> dict[str, float]:

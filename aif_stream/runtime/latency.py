@@ -7,8 +7,6 @@ measured is a request's own time, not a queue. User sides are not reused.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +18,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from aif_stream.clock import elapsed_ms, monotonic_s
+from aif_stream.clock import cpu_s, elapsed_ms, monotonic_s
 from aif_stream.errors import AifError
 from aif_stream.runtime.latency_stack import CLASSIC, USERS, filled, off_the_first_core, upstream
 
@@ -225,16 +223,3 @@ def _difference(
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """p50, p90, p99."""
     return {f"p{share}": round(float(np.percentile(values, share)), 3) for share in (50, 90, 99)}
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process (Linux): of its threads by the scheduler's clock, or, where the kernel does not tell
-    that, in ticks of 10 ms; 0 elsewhere."""
-    process = Path(f"/proc/{pid}")
-    with contextlib.suppress(OSError):
-        of_threads = [(thread / "schedstat").read_text(encoding="ascii") for thread in (process / "task").iterdir()]
-        return sum(int(told.split()[0]) for told in of_threads) / 1e9
-    with contextlib.suppress(OSError):
-        fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0

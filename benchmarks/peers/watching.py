@@ -20,7 +20,7 @@ from aif_stream.bench import nearline
 from aif_stream.bus.connection import cluster_identity
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import ITEM_UPDATES, N2O_ROWS
-from aif_stream.clock import now_ms
+from aif_stream.clock import cpu_s, now_ms
 from aif_stream.domain.row import RowLayout
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.index.changelog import decode_head, decode_rows
@@ -64,9 +64,9 @@ async def peer(settings: Settings, updates: int, way: str, process: ServerProces
             done = int(await redis.call("GET", DONE) or 0)
             now_s = patience.look(done)
             if not result and done >= updates * COUNTED:
-                cpu_s = nearline.cpu_s(process.pid)
+                spent_s = cpu_s(process.pid)
                 began_s, began_cpu_s = map(float, bytes(await redis.call("GET", BEGAN)).split())
-                result = figures(done, now_s - began_s, cpu_s - began_cpu_s)
+                result = figures(done, now_s - began_s, spent_s - began_cpu_s)
     return result
 
 
@@ -89,7 +89,7 @@ async def worker(
             await asyncio.sleep(LOOK_S if not done else 2 * LOOK_S)  # a look is 32 commands of the measured Redis
             done = sum([await marks.read(partition) or 0 for partition in reader.partitions()])
             now_s = patience.look(done)
-            samples.append((now_s, nearline.cpu_s(process.pid)))
+            samples.append((now_s, cpu_s(process.pid)))
             if counted is None and done >= updates * COUNTED:
                 counted = (done, *samples[-1])
         began_s = await _first_computed_s(changes, layout)
@@ -108,10 +108,10 @@ async def _first_computed_s(changes: LogReader, layout: RowLayout) -> float:
     return first_ms / 1000
 
 
-def figures(updates: int, took_s: float, cpu_s: float) -> dict[str, Any]:
+def figures(updates: int, took_s: float, spent_s: float) -> dict[str, Any]:
     return {
         "updates_per_s": round(updates / took_s),
-        "worker_cpu_us_per_update": round(cpu_s / updates * 1e6, 1),
+        "worker_cpu_us_per_update": round(spent_s / updates * 1e6, 1),
         "seconds": round(took_s, 2),
     }
 
