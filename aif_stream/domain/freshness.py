@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.ids import key_of
+from aif_stream.domain.window import RATE_AFTER_S, SlidingWindow
 
 PROBE_ITEM: Final = "aif:probe"
 """Id of the item that ``aif monitor`` updates. Reserved: retrieval never names it, a server ranks it alone or not at
@@ -33,7 +34,6 @@ WINDOW_S: Final = 10.0
 STALL_AFTER_S: Final = 5.0
 # Hosts that keep time by NTP agree within a tenth of this. Less is not told from the broker's own error.
 SKEW_S: Final = 0.5
-_RATE_AFTER_S: Final = 1.0
 SKEW_WINDOW_S: Final = 10.0
 RECENT_S: Final = 60.0
 _RECENT: Final = 65_536  # a minute at 1,000 updates/s, half a minute at 2,000; 768 KiB
@@ -72,6 +72,10 @@ class Sample(NamedTuple):
     def lag_records(self) -> int:
         return max(0, self.end - self.position)
 
+    def follows(self, before: Sample) -> bool:
+        """False when the group was reset, or Redis forgot."""
+        return self.position >= before.position
+
 
 class Verdict(NamedTuple):
     """``reason`` is for people; empty when all is well."""
@@ -104,28 +108,15 @@ def watermark_age_s(lags_s: Iterable[float | None]) -> float | None:
 
 
 @dataclass(slots=True)
-class Window:
+class Window(SlidingWindow[Sample]):
     """The looks of the last seconds at one partition."""
 
     span_s: float = WINDOW_S
-    samples: deque[Sample] = field(default_factory=deque)
-
-    def add(self, sample: Sample) -> None:
-        """A position that went back (a group was reset, Redis forgot) begins anew: the past says nothing then."""
-        if self.samples and sample.position < self.samples[-1].position:
-            self.samples.clear()
-        self.samples.append(sample)
-        while sample.at_s - self.samples[0].at_s > self.span_s:
-            self.samples.popleft()
-
-    @property
-    def covers_s(self) -> float:
-        return self.samples[-1].at_s - self.samples[0].at_s if self.samples else 0.0
 
     @property
     def rate_per_s(self) -> float:
         """Records done per second over the window; 0 while it is too short to tell."""
-        if self.covers_s < _RATE_AFTER_S:
+        if self.covers_s < RATE_AFTER_S:
             return 0.0
         return (self.samples[-1].position - self.samples[0].position) / self.covers_s
 

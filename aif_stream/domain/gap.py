@@ -6,15 +6,15 @@ Pure: no I/O, no clock.
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from aif_stream.domain.window import RATE_AFTER_S, SlidingWindow
 
 # Explanations take from some 10 ms to seconds: half a minute of them gives a rate, and forgets a burst soon enough.
 GAP_WINDOW_S: Final = 30.0
 CLOSE_WITHIN_S: Final = 60.0
 """What waits now should be done within this: a person who asked is gone after it, and a new worker needs some of it."""
-_RATE_AFTER_S: Final = 1.0
 
 
 class Count(NamedTuple):
@@ -24,24 +24,15 @@ class Count(NamedTuple):
     one: float
     other: float
 
+    def follows(self, before: Count) -> bool:
+        return self.one >= before.one and self.other >= before.other
+
 
 @dataclass(slots=True)
-class Counts:
-    """The last half minute of two counters; a counter that went back (another process, another log) begins anew."""
+class Counts(SlidingWindow[Count]):
+    """The last half minute of two counters."""
 
     span_s: float = GAP_WINDOW_S
-    samples: deque[Count] = field(default_factory=deque)
-
-    def add(self, sample: Count) -> None:
-        if self.samples and (sample.one < self.samples[-1].one or sample.other < self.samples[-1].other):
-            self.samples.clear()
-        self.samples.append(sample)
-        while sample.at_s - self.samples[0].at_s > self.span_s:
-            self.samples.popleft()
-
-    @property
-    def covers_s(self) -> float:
-        return self.samples[-1].at_s - self.samples[0].at_s if self.samples else 0.0
 
     @property
     def grown(self) -> tuple[float, float]:
@@ -54,7 +45,7 @@ class Counts:
     @property
     def per_s(self) -> tuple[float, float] | None:
         """The same per second; None while the window is too short to tell."""
-        if self.covers_s < _RATE_AFTER_S:
+        if self.covers_s < RATE_AFTER_S:
             return None
         one, other = self.grown
         return one / self.covers_s, other / self.covers_s
