@@ -76,8 +76,11 @@ def has_content(rows: Rows) -> Bools:
 
 
 def at_places(entries: NDArray[Scalar], used: NDArray[np.intp]) -> NDArray[Scalar]:
-    """The entries at rising places ``used``; not copied where that is all of them (250 KB of 1,000 rows)."""
-    return entries if len(used) == len(entries) else entries[used]
+    """The entries at rising places ``used``; not copied where that is all of them (250 KB of 1,000 rows).
+
+    ``take`` copies whole entries, an index structured ones field by field: 6 against 70 µs of 1,000 rows.
+    """
+    return entries if len(used) == len(entries) else entries.take(used, axis=0)
 
 
 def tensor(field: NDArray[np.generic]) -> Tensor:

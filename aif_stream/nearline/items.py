@@ -25,7 +25,7 @@ from aif_stream.index.changelog import LIVE, SUPERSEDED_ENTRY, Stamps
 from aif_stream.index.item_codec import WriteStatus
 from aif_stream.index.store import N2OStore
 from aif_stream.index.writes import Outcome, Writes
-from aif_stream.model.rows import ItemRows
+from aif_stream.model.rows import ItemRows, at_places
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.changes import AGAIN, ChangeLog
 from aif_stream.nearline.freshness import RECENT_ITEMS, seen_in_redis
@@ -132,8 +132,8 @@ class ItemsWork:
             stamps = Stamps(int(records.appended_ms[chosen[places]].min()), now_ms)
             beside = _superseded(prepared, places)
             for version, rows in prepared.rows.items():
-                some = rows if len(places) == len(rows) else rows[places]
-                keys, layout = prepared.writes.keys[places], prepared.layouts[version]
+                some, layout = at_places(rows, places), prepared.layouts[version]
+                keys = at_places(prepared.writes.keys, places)
                 acks += await self._changes.send(version, layout, keys, some, stamps, lane=lane, superseded=beside)
         return acks
 

@@ -10,7 +10,7 @@ import torch
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.domain.row import HAS_CONTENT, NO_CATEGORY, VALID
 from aif_stream.model.config import ModelConfig
-from aif_stream.model.rows import ItemRows
+from aif_stream.model.rows import ItemRows, at_places
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import CONTENT_WIDTH, make_history, make_items, small_config, small_version
 
@@ -28,6 +28,16 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
             version.item_side(items[at : at + size], version.layout.dtype).rows for at in range(0, len(items), size)
         ]
         assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("used", [[], [2], [0, 3, 4, 6], list(range(7))])
+def test_entries_at_places_are_whole_and_copied_only_where_some_are_missing(used: list[int]) -> None:
+    rows, _ = rows_of(small_version(), make_items(7))
+    places = np.array(used, dtype=np.intp)
+    for entries in (rows, rows["sig"], rows["category"]):
+        found = at_places(entries, places)
+        assert (found.dtype, found.tobytes()) == (entries.dtype, entries[places].tobytes())
+        assert (found is entries) == (len(used) == len(entries))
 
 
 def test_stamps_and_layout() -> None:
