@@ -112,10 +112,7 @@ async def drill_stack(
             kafka_session_timeout_ms=6000,  # the least that a broker allows by default: dead members leave soon
             **{"metrics_port": 0, **choices},
         )
-        specs = load_topics(None)
-        if nodes == 1:
-            specs = {name: dataclasses.replace(spec, replication=1) for name, spec in specs.items()}
-        await admin.apply(settings, specs)
+        await admin.apply(settings, load_topics())
         stack = DrillStack(directory, settings, kafka, redis, await asyncio.to_thread(load, model))
         try:
             for _ in range(workers):

@@ -137,8 +137,7 @@ async def _run(directory: Path, quiet_s: float) -> dict[str, Any]:
             metrics_port=0,
             kafka_session_timeout_ms=6000,
         )
-        specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
-        await admin.apply(settings, specs)
+        await admin.apply(settings, load_topics())
         async with watching(directory, settings) as watched:
             found = {"load_1m": round(os.getloadavg()[0], 1), "states": await states(watched, redis)}
             return {**found, "quiet": await quiet(watched, quiet_s)}

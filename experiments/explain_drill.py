@@ -177,8 +177,7 @@ async def main(options: argparse.Namespace) -> int:
                 explain_facts_mb=1024,
                 explain_nice=0,
             )
-            specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
-            await admin.apply(settings, specs)
+            await admin.apply(settings, load_topics())
             model = small_version()
             workers = Workers(settings, directory, options.workers)
             async with open_index(settings, [model.name]) as index:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from aif_stream.bus import admin
 from aif_stream.bus.consumer import Record
 from aif_stream.bus.events import event_headers
 from aif_stream.bus.producer import Producer
@@ -21,6 +22,7 @@ from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES, load_topics
 from aif_stream.domain.events import EventType, decode_item
 from aif_stream.domain.ids import key_of
+from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.item_codec import StoredItem
 from aif_stream.index.keys import Buckets
@@ -38,7 +40,9 @@ BUCKETS = 8
 T0_MS = 1_700_000_000_000
 
 
-def nearline_settings(bootstrap: str, redis_url: str, home: Path, *, prefix: str = "", **more: Any) -> Settings:
+def nearline_settings(
+    bootstrap: str, redis_url: str, home: Path, *, prefix: str = "", session_timeout_ms: int = 1500, **more: Any
+) -> Settings:
     """Settings of a worker on the test's servers."""
     return dataclasses.replace(
         Settings(),
@@ -49,9 +53,23 @@ def nearline_settings(bootstrap: str, redis_url: str, home: Path, *, prefix: str
         topic_prefix=prefix,
         index_buckets=BUCKETS,
         metrics_port=0,
-        kafka_session_timeout_ms=1500,
+        kafka_session_timeout_ms=session_timeout_ms,
         **more,
     )
+
+
+async def kafka_settings(
+    kafka: KafkaCluster, redis_url: str, home: Path, prefix: str, *, most_partitions: int | None = None, **more: Any
+) -> Settings:
+    """Settings of workers on Apache Kafka, whose topics are there now, of few partitions where that is enough."""
+    # The least session timeout that a broker allows by default: workers under load keep it, dead members leave soon.
+    settings = nearline_settings(kafka.bootstrap, redis_url, home, prefix=prefix, session_timeout_ms=6000, **more)
+    specs = load_topics()
+    if most_partitions is not None:
+        for name, spec in specs.items():
+            specs[name] = dataclasses.replace(spec, partitions=min(spec.partitions, most_partitions))
+    await admin.apply(settings, specs)
+    return settings
 
 
 def all_topics(prefix: str = "") -> dict[str, int]:

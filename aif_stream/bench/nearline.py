@@ -78,7 +78,7 @@ async def servers(directory: Path, batch: int) -> AsyncIterator[Settings]:
             batch_events=batch,
             metrics_port=0,
         )
-        await admin.apply(settings, {n: dataclasses.replace(s, replication=1) for n, s in load_topics().items()})
+        await admin.apply(settings, load_topics())
         yield settings
 
 

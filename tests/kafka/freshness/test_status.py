@@ -6,7 +6,6 @@ Each must be named within 15 s, and no longer once it is mended; ``python -m dri
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import time
@@ -15,15 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from aif_stream.bus import admin
-from aif_stream.bus.topics import load_topics
 from aif_stream.domain.freshness import Status
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.freshness.report import LagReport
 from drills.standstill import AHEAD_MS, WITHIN_S, is_said, is_well
 from drills.watched import SOURCE, Watched, lags, skewed, statuses, watching
-from tests.nearline_builders import nearline_settings
+from tests.nearline_builders import kafka_settings
 from tests.stack import eventually
 
 
@@ -38,13 +35,7 @@ async def redis() -> AsyncIterator[EmbeddedRedis]:
 async def watched(
     kafka_cluster: KafkaCluster, redis: EmbeddedRedis, topic_prefix: str, tmp_path: Path
 ) -> AsyncIterator[Watched]:
-    settings = nearline_settings(kafka_cluster.bootstrap, redis.url, tmp_path, prefix=topic_prefix)
-    settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
-    specs = {
-        name: dataclasses.replace(spec, replication=1, partitions=min(spec.partitions, 4))
-        for name, spec in load_topics().items()
-    }
-    await admin.apply(settings, specs)
+    settings = await kafka_settings(kafka_cluster, redis.url, tmp_path, topic_prefix, most_partitions=4)
     async with watching(tmp_path, settings) as made:
         yield made
 

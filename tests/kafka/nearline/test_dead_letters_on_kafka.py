@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aif_stream.bus import admin
 from aif_stream.bus.letters import Filter, LetterState
 from aif_stream.bus.redrive import LetterLog, Redrive, RedriveOptions
-from aif_stream.bus.topics import ITEM_UPDATES, load_topics
+from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.ids import key_of
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.settings import Settings
 from tests.letter_builders import KINDS, aif_json, mended, write_lines
-from tests.nearline_builders import Stack, nearline_settings, open_stack, worker
+from tests.nearline_builders import Stack, kafka_settings, open_stack, worker
 from tests.stack import eventually
 
 PER_KIND = 100
@@ -27,10 +25,7 @@ PER_KIND = 100
 
 @pytest.fixture
 async def stack(kafka_cluster: KafkaCluster, redis_url: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    settings = nearline_settings(kafka_cluster.bootstrap, redis_url, tmp_path, prefix=topic_prefix)
-    settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
-    specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
-    await admin.apply(settings, specs)
+    settings = await kafka_settings(kafka_cluster, redis_url, tmp_path, topic_prefix)
     async with open_stack(settings) as made:
         yield made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import os
 import random
@@ -15,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from aif_stream.bus import admin
-from aif_stream.bus.topics import load_topics
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.embedded.redis import EmbeddedRedis
@@ -26,7 +23,7 @@ from aif_stream.nearline import rollout
 from aif_stream.settings import Settings, variable
 from tests.kafka.nearline.verify import Latest, compare_index
 from tests.model_builders import small_config, small_version
-from tests.nearline_builders import T0_MS, artefact, events, item_line, nearline_settings
+from tests.nearline_builders import T0_MS, artefact, events, item_line, kafka_settings
 from tests.stack import eventually
 
 ITEMS = 300
@@ -108,13 +105,7 @@ class Stack:
 @pytest.fixture
 async def stack(kafka_cluster: KafkaCluster, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
     async with EmbeddedRedis() as redis:
-        settings = nearline_settings(kafka_cluster.bootstrap, redis.url, tmp_path, prefix=topic_prefix)
-        settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
-        specs = {
-            name: dataclasses.replace(spec, replication=1, partitions=min(spec.partitions, 4))
-            for name, spec in load_topics().items()
-        }
-        await admin.apply(settings, specs)
+        settings = await kafka_settings(kafka_cluster, redis.url, tmp_path, topic_prefix, most_partitions=4)
         made = Stack(tmp_path, settings, redis, small_version())
         try:
             made.start_worker()

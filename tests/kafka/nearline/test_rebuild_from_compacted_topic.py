@@ -72,8 +72,9 @@ async def test_the_index_rebuilt_from_the_compacted_topic_alone_equals_it_late_e
     """
     model = small_version()
     async with EmbeddedRedis() as first, EmbeddedRedis() as second:
-        settings = nearline_settings(kafka_cluster.bootstrap, first.url, tmp_path, prefix=topic_prefix)
-        settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
+        settings = nearline_settings(
+            kafka_cluster.bootstrap, first.url, tmp_path, prefix=topic_prefix, session_timeout_ms=6000
+        )
         await _create_topics(settings)
         async with _worker(settings, tmp_path / "first.log") as process:
             await rollout.publish_version(settings, artefact(tmp_path / "artefact", model), activate=True)
@@ -104,7 +105,7 @@ async def test_the_index_rebuilt_from_the_compacted_topic_alone_equals_it_late_e
 
 
 async def _create_topics(settings: Settings) -> None:
-    specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
+    specs = load_topics()
     items = specs[ITEM_UPDATES]
     specs[ITEM_UPDATES] = dataclasses.replace(items, partitions=PARTITIONS, config={**items.config, **QUICK_COMPACTION})
     await admin.apply(settings, specs)

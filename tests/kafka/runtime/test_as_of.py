@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from aif_stream.bus import admin
-from aif_stream.bus.topics import load_topics
 from aif_stream.clock import now_ms
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.errors import BadInput, VersionError
@@ -18,16 +15,13 @@ from aif_stream.nearline.app import run_nearline
 from aif_stream.runtime.as_of import as_of_server
 from drills.as_of import prove, wrong
 from tests.model_builders import small_version
-from tests.nearline_builders import artefact, nearline_settings
+from tests.nearline_builders import artefact, kafka_settings
 
 
 async def test_the_index_as_of_a_time_is_the_one_that_was_there_row_by_row(
     kafka_cluster: KafkaCluster, redis_url: str, topic_prefix: str, tmp_path: Path
 ) -> None:
-    settings = nearline_settings(kafka_cluster.bootstrap, redis_url, tmp_path, prefix=topic_prefix)
-    settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000)
-    specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
-    await admin.apply(settings, specs)
+    settings = await kafka_settings(kafka_cluster, redis_url, tmp_path, topic_prefix)
     before_ms = now_ms()
     model = small_version()
     stop = asyncio.Event()

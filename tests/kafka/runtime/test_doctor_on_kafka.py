@@ -19,24 +19,16 @@ from aif_stream.runtime.doctor import examine
 from aif_stream.runtime.findings import Finding, Level
 from aif_stream.settings import Settings
 from tests.letter_builders import aif_json
-from tests.nearline_builders import T0_MS, Stack, nearline_settings, open_stack, worker
+from tests.nearline_builders import T0_MS, Stack, kafka_settings, open_stack, worker
 
-NOBODY = "http://127.0.0.1:9"
+NOBODY = {"serve_url": "http://127.0.0.1:9", "retrieval_urls": "http://127.0.0.1:9"}
 # The numbers of Kafka's AclResourceType, AclOperation, AclPermissionType and PatternType.
 TOPIC, GROUP, READ, WRITE, DENY, ALLOW, LITERAL = 2, 3, 3, 4, 2, 3, 3
 
 
-async def _applied(settings: Settings) -> Settings:
-    specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
-    await admin.apply(settings, specs)
-    return settings
-
-
 @pytest.fixture
 async def stack(kafka_cluster: KafkaCluster, redis_url: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    settings = nearline_settings(kafka_cluster.bootstrap, redis_url, tmp_path, prefix=topic_prefix)
-    settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000, serve_url=NOBODY, retrieval_urls=NOBODY)
-    async with open_stack(await _applied(settings)) as made:
+    async with open_stack(await kafka_settings(kafka_cluster, redis_url, tmp_path, topic_prefix, **NOBODY)) as made:
         yield made
 
 
@@ -48,7 +40,7 @@ async def test_settings_of_topics_missing_topics_and_the_clock_are_compared(
     kafka_cluster: KafkaCluster, topic_prefix: str
 ) -> None:
     settings = Settings(kafka_bootstrap=kafka_cluster.bootstrap, topic_prefix=topic_prefix)
-    specs = {name: dataclasses.replace(spec, replication=1) for name, spec in load_topics().items()}
+    specs = load_topics()
     specs[N2O_ROWS] = dataclasses.replace(specs[N2O_ROWS], config={**specs[N2O_ROWS].config, "retention.ms": "1000"})
     del specs[BEHAVIORS]
     await admin.apply(settings, specs)
@@ -92,9 +84,7 @@ async def test_what_acls_deny_is_said_as_denied(kafka_jars: KafkaJars, redis_url
         "allow.everyone.if.no.acl.found": "true",
     }
     async with KafkaCluster(1, kafka_jars, tmp_path / "kafka", settings=rules) as cluster:
-        settings = nearline_settings(cluster.bootstrap, redis_url, tmp_path)
-        settings = dataclasses.replace(settings, serve_url=NOBODY, retrieval_urls=NOBODY)
-        await _applied(settings)
+        settings = await kafka_settings(cluster, redis_url, tmp_path, "", **NOBODY)
         await _rule(settings, TOPIC, N2O_ROWS, READ, ALLOW)
         await _rule(settings, TOPIC, BEHAVIORS, READ, DENY)
         await _rule(settings, GROUP, "aif.nearline", READ, DENY)

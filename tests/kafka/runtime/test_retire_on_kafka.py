@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from aif_stream.bus import admin
-from aif_stream.bus.topics import load_topics
 from aif_stream.domain.ids import key_of
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.index.footprint import stored_versions
@@ -19,16 +17,14 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.nearline.retirement import retire_version
 from tests.model_builders import small_config
-from tests.nearline_builders import T0_MS, Stack, artefact, nearline_settings, open_stack, worker
+from tests.nearline_builders import T0_MS, Stack, artefact, kafka_settings, open_stack, worker
 
 ITEMS = 60
 
 
 @pytest.fixture
 async def stack(kafka_cluster: KafkaCluster, redis_url: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    settings = nearline_settings(kafka_cluster.bootstrap, redis_url, tmp_path, prefix=topic_prefix)
-    settings = dataclasses.replace(settings, kafka_session_timeout_ms=6000, serve_url="http://127.0.0.1:9")
-    await admin.apply(settings, {n: dataclasses.replace(s, replication=1) for n, s in load_topics().items()})
+    settings = await kafka_settings(kafka_cluster, redis_url, tmp_path, topic_prefix, serve_url="http://127.0.0.1:9")
     async with open_stack(settings) as made:
         yield made
 
