@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args, get_type_hints
@@ -167,6 +167,11 @@ class Origin:
 def variable(name: str) -> str:
     """``kafka_bootstrap`` -> ``AIF_KAFKA_BOOTSTRAP``."""
     return PREFIX + name.upper()
+
+
+def variables(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """Those of the settings as variables, for a child process."""
+    return {variable(name): str(getattr(settings, name)) for name in names}
 
 
 def handed_on(extra: Mapping[str, str]) -> dict[str, str]:

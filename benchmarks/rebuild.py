@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 
 from aif_stream.bench.material import CONTENT, lines, model
-from aif_stream.bench.nearline import SHARED, backlog, publish, quantiles, servers
+from aif_stream.bench.nearline import backlog, publish, quantiles, servers, worker
 from aif_stream.bus.events import event_headers
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import ITEM_UPDATES, N2O_ROWS
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import EventType, decode_item
-from aif_stream.embedded.process import ServerProcess
 from aif_stream.index.changelog import LIVE, decode_head, decode_rows
 from aif_stream.index.connection import open_redis
 from aif_stream.index.rebuilds import RebuildTally
@@ -41,22 +40,9 @@ from aif_stream.model.artefact import save
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.nearline.retirement import retire_version
-from aif_stream.settings import Settings, handed_on, variable
+from aif_stream.settings import Settings
 
 LIMIT_S = 600.0
-
-
-def start_worker(settings: Settings, directory: Path, number: int) -> ServerProcess:
-    environ = {variable(name): str(getattr(settings, name)) for name in SHARED}
-    process = ServerProcess(
-        f"worker {number}",
-        [sys.executable, "-m", "aif_stream", "nearline"],
-        directory=directory,
-        log=directory / f"worker-{number}.log",
-        environ=handed_on({**environ, "OMP_NUM_THREADS": "1"}),
-    )
-    process.spawn()
-    return process
 
 
 class Live:
@@ -148,7 +134,7 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any
     made = lines(options.items, CONTENT)
     result: dict[str, Any] = {"bound_items_per_s": bound(made)}
     async with servers(directory, Settings().batch_events) as settings:
-        workers = [start_worker(settings, directory, 1)]
+        workers = [worker(settings, directory, 1, pinned=False)]
         try:
             record = await rollout.publish_version(settings, directory / "artefact", wait=True)
             assert record.version == "bench"
@@ -157,7 +143,7 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any
             result["lag_without_rebuild"], _ = await beside(Live(settings, made, options.rate), options.seconds)
             for count in (1, 2):
                 if count > len(workers):
-                    workers.append(start_worker(settings, directory, count))
+                    workers.append(worker(settings, directory, count, pinned=False))
                     await asyncio.sleep(8)  # it joins its groups: measured beside, not in
                 alone = await rebuild(settings, directory, f"alone-{count}")
                 lag, found = await beside(

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.embedded.process import ServerProcess, free_ports
-from aif_stream.settings import variable
+from aif_stream.runtime.roles import spawn_role
+from aif_stream.settings import variables
 from drills.answers import read_heard
 from drills.catalogue import Catalogue
 from drills.stack import DrillStack
@@ -81,7 +82,7 @@ class Operator:
 
 def environ_of(stack: DrillStack) -> dict[str, str]:
     names = ("home", "kafka_bootstrap", "redis_url", "models_dir", "index_buckets", "kafka_session_timeout_ms")
-    return {variable(name): str(getattr(stack.settings, name)) for name in names}
+    return variables(stack.settings, names)
 
 
 @asynccontextmanager
@@ -91,22 +92,12 @@ async def serving(stack: DrillStack, count: int = 2) -> AsyncIterator[list[str]]
     found = []
     for port in ports:
         environ = {
-            **os.environ,
             **environ_of(stack),
             "AIF_SERVE_PORT": str(port),
             "AIF_SERVE_URL": f"http://127.0.0.1:{ports[0]}",
             "AIF_EXECUTOR_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
         }
-        server = ServerProcess(
-            f"server {port}",
-            [sys.executable, "-m", "aif_stream", "serve"],
-            directory=stack.directory,
-            log=stack.directory / f"server-{port}.log",
-            environ=environ,
-        )
-        server.spawn()
-        found.append(server)
+        found.append(spawn_role("serve", stack.directory / f"server-{port}.log", environ))
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     try:
         for server, url in zip(found, urls, strict=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +20,18 @@ from aif_stream.model.artefact import load, save
 from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
-from aif_stream.settings import Settings, variable
+from aif_stream.runtime.roles import spawn_role
+from aif_stream.settings import Settings, variables
+
+_SHARED = (
+    *("home", "kafka_bootstrap", "kafka_session_timeout_ms", "topic_prefix", "redis_url", "models_dir"),
+    *("index_buckets", "metrics_port", "rebuild_rate"),
+)
+
+
+def start_worker(settings: Settings, log: Path, **more: str) -> ServerProcess:
+    """One ``aif nearline`` of its own; ``more``: other variables."""
+    return spawn_role("nearline", log, {**variables(settings, _SHARED), **more})
 
 
 @dataclass(slots=True)
@@ -40,24 +49,7 @@ class DrillStack:
     def start_worker(self) -> ServerProcess:
         """One more ``aif nearline``."""
         self.started += 1
-        names = (
-            "kafka_bootstrap",
-            "redis_url",
-            "models_dir",
-            "kafka_session_timeout_ms",
-            "index_buckets",
-            "metrics_port",
-            "rebuild_rate",
-        )
-        environ = {variable(name): str(getattr(self.settings, name)) for name in names}
-        worker = ServerProcess(
-            f"worker {self.started}",
-            [sys.executable, "-m", "aif_stream", "nearline"],
-            directory=self.directory,
-            log=self.directory / f"worker-{self.started}.log",
-            environ={**os.environ, **environ, "OMP_NUM_THREADS": "1"},
-        )
-        worker.spawn()
+        worker = start_worker(self.settings, self.directory / f"worker-{self.started}.log")
         self.workers.append(worker)
         return worker
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,11 +20,11 @@ from aif_stream.embedded.process import ServerProcess
 from aif_stream.freshness.peers import Peers
 from aif_stream.freshness.report import LagReport
 from aif_stream.freshness.watch import Watcher
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings
+from drills.stack import start_worker
 
 LOOK_S = 0.5
 SOURCE = "drill"
-_SHARED = ("kafka_bootstrap", "redis_url", "topic_prefix", "models_dir", "index_buckets", "metrics_port")
 
 
 @dataclass(slots=True)
@@ -43,17 +41,7 @@ class Watched:
 
     def start_worker(self) -> ServerProcess:
         """One more ``aif nearline``."""
-        own = {variable(name): str(getattr(self.settings, name)) for name in _SHARED}
-        own |= {"AIF_KAFKA_SESSION_TIMEOUT_MS": "6000", "AIF_HOME": str(self.directory), "OMP_NUM_THREADS": "1"}
-        number = len(self.workers)
-        process = ServerProcess(
-            f"worker {number}",
-            [sys.executable, "-m", "aif_stream", "nearline"],
-            directory=self.directory,
-            log=self.directory / f"worker-{number}.log",
-            environ={**os.environ, **own},
-        )
-        process.spawn()
+        process = start_worker(self.settings, self.directory / f"worker-{len(self.workers)}.log")
         self.workers.append(process)
         return process
 

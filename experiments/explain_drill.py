@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 import random
 import sys
 import tempfile
@@ -31,7 +30,8 @@ from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.process import ServerProcess
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.online.role import serve_role
-from aif_stream.settings import Settings, variable
+from aif_stream.runtime.roles import spawn_role
+from aif_stream.settings import Settings, variables
 from experiments.explain_system import FINAL, Asker, machine
 from tests.model_builders import make_items, small_version
 from tests.online_builders import Client, activate, online_settings, open_index, running
@@ -44,8 +44,8 @@ class Workers:
 
     def __init__(self, settings: Settings, directory: Path, count: int) -> None:
         names = ("kafka_bootstrap", "redis_url", "models_dir", "kafka_session_timeout_ms", "index_buckets")
-        self._environ = {variable(name): str(getattr(settings, name)) for name in names}
-        self._environ |= {"AIF_EXPLAIN_NICE": "0", "AIF_EXPLAIN_PORT": "0", "OMP_NUM_THREADS": "1"}
+        self._environ = variables(settings, names)
+        self._environ |= {"AIF_EXPLAIN_NICE": "0", "AIF_EXPLAIN_PORT": "0"}
         self._directory, self._count, self._started = directory, count, 0
         self.running: list[ServerProcess] = []
         self.kills = 0
@@ -53,15 +53,8 @@ class Workers:
     def fill(self) -> None:
         while len(self.running) < self._count:
             self._started += 1
-            process = ServerProcess(
-                f"explain {self._started}",
-                [sys.executable, "-m", "aif_stream", "explain"],
-                directory=self._directory,
-                log=self._directory / f"explain-{self._started}.log",
-                environ={**os.environ, **self._environ},
-            )
-            process.spawn()
-            self.running.append(process)
+            log = self._directory / f"explain-{self._started}.log"
+            self.running.append(spawn_role("explain", log, self._environ))
 
     async def kill_one(self) -> None:
         process = self.running.pop(random.randrange(len(self.running)))

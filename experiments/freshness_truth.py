@@ -52,7 +52,7 @@ from aif_stream.freshness.ask import lag_report
 from aif_stream.index.keys import Buckets, items_key
 from aif_stream.index.wire import pack
 from aif_stream.runtime.roles import Roles, until_ready
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the package
 from drills.stack import DrillStack, drill_stack, untrained
@@ -287,7 +287,7 @@ async def system(directory: Path) -> AsyncIterator[DrillStack]:
         serving = {"serve_port": ports[1], "serve_url": f"http://127.0.0.1:{ports[1]}"}
         stack.settings = dataclasses.replace(stack.settings, **serving)  # type: ignore[arg-type]
         shared = ("kafka_bootstrap", "redis_url", "models_dir", "index_buckets", "serve_port", "serve_url")
-        roles = Roles(directory, {variable(name): str(getattr(stack.settings, name)) for name in shared})
+        roles = Roles(directory, variables(stack.settings, shared))
         more.push_async_callback(roles.stop)
         async with aiohttp.ClientSession() as http:
             await until_ready(http, f"http://127.0.0.1:{ports[0]}/readyz", stack.workers[0])

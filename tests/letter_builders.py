@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from aif_stream.bus.events import event_headers
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import EventType
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 from tests.nearline_builders import T0_MS, item_line
 
 SHARED = ("kafka_bootstrap", "redis_url", "topic_prefix", "models_dir", "index_buckets", "home", "serve_url")
@@ -67,10 +67,9 @@ def mended(exported: dict[str, Any], name: str) -> dict[str, Any]:
 
 async def aif(settings: Settings, *words: str, stdin: bytes = b"") -> tuple[int | None, bytes, str]:
     """``aif …`` in a process of its own: exit code, stdout, stderr."""
-    own = {variable(name): str(getattr(settings, name)) for name in SHARED}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aif_stream", *words),
-        env={**os.environ, **own, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **variables(settings, SHARED), "OMP_NUM_THREADS": "1"},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 import uuid
@@ -51,7 +50,8 @@ from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import save
 from aif_stream.nearline import rollout
-from aif_stream.settings import Settings, handed_on, variable
+from aif_stream.runtime.roles import spawn_role
+from aif_stream.settings import Settings, variables
 
 SHARED = (
     "log_level",
@@ -82,17 +82,10 @@ async def servers(directory: Path, batch: int) -> AsyncIterator[Settings]:
         yield settings
 
 
-def worker(settings: Settings, directory: Path, number: int) -> ServerProcess:
-    environ = {variable(name): str(getattr(settings, name)) for name in SHARED}
-    process = ServerProcess(
-        f"worker {number}",
-        ["taskset", "-c", str(min(os.sched_getaffinity(0) | {0})), sys.executable, "-m", "aif_stream", "nearline"],
-        directory=directory,
-        log=directory / f"worker-{number}.log",
-        environ=handed_on({**environ, "OMP_NUM_THREADS": "1"}),
-    )
-    process.spawn()
-    return process
+def worker(settings: Settings, directory: Path, number: int, *, pinned: bool = True) -> ServerProcess:
+    """``aif nearline``, on the first core alone when it is ``pinned``."""
+    under = ("taskset", "-c", str(min(os.sched_getaffinity(0) | {0}))) if pinned else ()
+    return spawn_role("nearline", directory / f"worker-{number}.log", variables(settings, SHARED), under=under)
 
 
 async def publish(settings: Settings, made: list[tuple[bytes, bytes]], updates: int) -> None:

@@ -54,7 +54,7 @@ from aif_stream.nearline.users import BehaviorsWork, UsersWork
 from aif_stream.nearline.versions import LoadedVersions
 from aif_stream.nearline.work import Work
 from aif_stream.runtime.roles import Roles, until_ready
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 from aif_stream.telemetry import kv
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ async def as_of_server(base: Settings, at_ms: int, report: Callable[[str], None]
             records, refused = await rebuild(base, settings, own, active, at_ms, report)
         took_s = elapsed_ms(began_s) / 1000
         report(f"starting a server on version {record.version}")
-        roles = Roles(directory, {variable(name): str(getattr(settings, name)) for name in _SHARED})
+        roles = Roles(directory, variables(settings, _SHARED))
         stack.push_async_callback(roles.stop)
         async with aiohttp.ClientSession() as session:
             await until_ready(session, f"{settings.serve_url}/readyz", roles.start("serve"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -19,27 +19,35 @@ STOP_DEADLINE_S = 20.0
 _WATCH_S = 0.5
 
 
+def spawn_role(role: str, log: Path, environ: Mapping[str, str], *, under: Sequence[str] = ()) -> ServerProcess:
+    """Start ``aif <role>`` and return at once: in the folder of its log, on this process' environment with ``environ``
+    over it, with one OpenMP thread, for roles share a machine. ``under``: a command that runs it (``taskset -c 0``).
+    """
+    process = ServerProcess(
+        f"aif {role}",
+        [*under, sys.executable, "-m", "aif_stream", role],
+        directory=log.parent,
+        log=log,
+        environ=handed_on({"OMP_NUM_THREADS": "1", **environ}),
+    )
+    process.spawn()
+    return process
+
+
 class Roles:
     """Starts ``aif <role>`` processes that share one environment; logs go to ``directory/<role>.log``, anew."""
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._environ = handed_on({**settings, "OMP_NUM_THREADS": "1"})
+        self._environ = dict(settings)
         self._running: list[ServerProcess] = []
 
     def start(self, role: str) -> ServerProcess:
         """Spawn one role and return at once."""
         log = self._directory / f"{role}.log"
         log.unlink(missing_ok=True)  # an earlier stack's; one that still runs keeps writing to its own
-        process = ServerProcess(
-            f"aif {role}",
-            [sys.executable, "-m", "aif_stream", role],
-            directory=self._directory,
-            log=log,
-            environ=self._environ,
-        )
-        process.spawn()
+        process = spawn_role(role, log, self._environ)
         self._running.append(process)
         return process
 

@@ -26,7 +26,7 @@ from aif_stream.runtime.catalogue import Catalogue, answered_in_full, kept_end_m
 from aif_stream.runtime.first_model import first_model
 from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.runtime.traffic import live_traffic
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 
 Report = Callable[[str], None]
 
@@ -60,7 +60,7 @@ async def run_up(base: Settings, options: UpOptions, stop: asyncio.Event, report
         shared = {name: str(getattr(settings, name)) for name in _SHARED}
         # A log that an error names must outlive the stack that it tells of.
         logs = (base.home if options.data is None else directory) / "logs"
-        roles = Roles(logs, {variable(name): value for name, value in shared.items()})
+        roles = Roles(logs, variables(settings, _SHARED))
 
         async def stay() -> None:
             await _bring_up(settings, options, roles, report)

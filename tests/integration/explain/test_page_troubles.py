@@ -20,7 +20,7 @@ from aif_stream.bus.topics import DEAD_LETTERS
 from aif_stream.embedded.process import ServerProcess, free_ports
 from aif_stream.explain import job
 from aif_stream.explain.shapley import Game, shapley
-from aif_stream.settings import variable
+from aif_stream.settings import variables
 from tests.integration.explain.conftest import Stack, worker
 from tests.integration.explain.test_page import WAIT_MS, ranked, shown
 
@@ -149,7 +149,7 @@ async def test_what_nobody_did_in_time_is_expired_and_can_be_asked_again(stack: 
 async def stuck_worker(stack: Stack, directory: Path) -> AsyncIterator[ServerProcess]:
     """``aif explain`` as a process that never gets beyond the coarse part."""
     names = ("kafka_bootstrap", "redis_url", "models_dir", "kafka_session_timeout_ms", "index_buckets")
-    own = {variable(name): str(getattr(stack.settings, name)) for name in names}
+    own = variables(stack.settings, names)
     (port,) = free_ports(1)
     process = ServerProcess(
         "stuck worker",

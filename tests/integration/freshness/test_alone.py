@@ -12,17 +12,17 @@ import orjson
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.index.connection import open_redis
 from aif_stream.index.leases import SERVE, LeaseBook, keep_lease, process_id
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import all_topics, nearline_settings
 from tests.stack import eventually
 
 
 async def lag(settings: Settings, *args: str) -> tuple[int, bytes]:
-    own = {variable(name): str(getattr(settings, name)) for name in ("kafka_bootstrap", "redis_url")}
+    own = variables(settings, ("home", "kafka_bootstrap", "redis_url"))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aif_stream", "lag", *args),
-        env={**os.environ, **own, "AIF_HOME": str(settings.home)},
+        env={**os.environ, **own},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

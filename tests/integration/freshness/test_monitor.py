@@ -26,7 +26,7 @@ from aif_stream.nearline import rollout
 from aif_stream.nearline.app import serve_nearline
 from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items
 from tests.nearline_builders import artefact
@@ -137,11 +137,10 @@ async def test_aif_lag_prints_the_monitors_report_and_exits_3_beyond_the_limit(s
 
 async def aif(settings: Settings, *args: str) -> tuple[int, str]:
     """The command as a process, on this system."""
-    names = ("kafka_bootstrap", "redis_url", "topic_prefix")
-    own = {variable(name): str(getattr(settings, name)) for name in names}
+    own = variables(settings, ("home", "kafka_bootstrap", "redis_url", "topic_prefix"))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aif_stream", *args),
-        env={**os.environ, **own, "AIF_HOME": str(settings.home), "COLUMNS": "200"},
+        env={**os.environ, **own, "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()

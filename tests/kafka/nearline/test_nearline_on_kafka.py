@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import random
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +18,14 @@ from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.index.connection import open_redis
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings
+from drills.stack import start_worker
 from tests.kafka.nearline.verify import Latest, compare_index
 from tests.model_builders import small_config, small_version
 from tests.nearline_builders import T0_MS, artefact, events, item_line, kafka_settings
 from tests.stack import eventually
 
 ITEMS = 300
-SHARED = ("kafka_bootstrap", "redis_url", "topic_prefix", "models_dir", "index_buckets", "metrics_port")
 
 
 @dataclass(slots=True)
@@ -43,17 +41,7 @@ class Stack:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def start_worker(self, **more: str) -> ServerProcess:
-        number = next(self._numbers)
-        own = {variable(name): str(getattr(self.settings, name)) for name in SHARED}
-        own |= {"AIF_KAFKA_SESSION_TIMEOUT_MS": "6000", "AIF_HOME": str(self.directory), "OMP_NUM_THREADS": "1", **more}
-        process = ServerProcess(
-            f"worker {number}",
-            [sys.executable, "-m", "aif_stream", "nearline"],
-            directory=self.directory,
-            log=self.directory / f"worker-{number}.log",
-            environ={**os.environ, **own},
-        )
-        process.spawn()
+        process = start_worker(self.settings, self.directory / f"worker-{next(self._numbers)}.log", **more)
         self.workers.append(process)
         return process
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,7 +28,8 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings
+from drills.stack import start_worker
 from tests.model_builders import CONTENT_WIDTH, small_version
 from tests.nearline_builders import BUCKETS, T0_MS, artefact, nearline_settings
 from tests.stack import eventually
@@ -38,7 +37,6 @@ from tests.stack import eventually
 ITEMS = 150
 EVENTS = 3000
 PARTITIONS = 2
-SHARED = ("kafka_bootstrap", "topic_prefix", "models_dir", "index_buckets", "metrics_port", "kafka_session_timeout_ms")
 
 # What the cleaner needs to work within seconds. Tombstones stay (the contract's seven days), as in production: a
 # rebuild must know of a removal. A segment is closed by the first record that comes 200 ms after its first one.
@@ -114,15 +112,7 @@ async def _create_topics(settings: Settings) -> None:
 @asynccontextmanager
 async def _worker(settings: Settings, log: Path) -> AsyncIterator[ServerProcess]:
     """``aif nearline`` as a process, ended in order."""
-    own = {variable(name): str(getattr(settings, name)) for name in (*SHARED, "redis_url")}
-    process = ServerProcess(
-        "aif nearline",
-        [sys.executable, "-m", "aif_stream", "nearline"],
-        directory=log.parent,
-        log=log,
-        environ={**os.environ, **own, "AIF_HOME": str(log.parent), "OMP_NUM_THREADS": "1"},
-    )
-    process.spawn()
+    process = start_worker(settings, log)
     try:
         yield process
         await process.stop(30)
