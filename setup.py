@@ -6,8 +6,8 @@ Without a compiler the build goes on with a warning, and the kernels run on nump
 from setuptools import Extension, setup
 
 SOURCES = (
-    *("distinct", "gather", "items_encode", "items_read", "ranking"),
-    *("score", "slots", "tiers", "writes_pack"),
+    *("distinct", "gather", "ids", "items_encode", "items_read", "ranking"),
+    *("request_body", "score", "slots", "tiers", "writes_pack"),
 )
 
 setup(

@@ -163,8 +163,7 @@ def encode_logged(draft: Draft, limit_bytes: int) -> bytes:
 def pack(keys: Sequence[Keys], best: Sequence[int], scores: Sequence[float]) -> Packed | None:
     """Candidates (parts of u64 keys) and answered items behind them; None when there are ids without a number.
 
-    Best called in a thread that computes: numpy gives up the interpreter's lock for more than 500 numbers, and for the
-    event loop the way back to it may be long.
+    The plain twin of ``kernels.request_body``, and for answers whose body nobody has packed yet.
     """
     numbers = keys[0] if len(keys) == 1 else np.concatenate((_NO_KEYS, *keys))
     most = int(np.maximum.reduce(numbers, initial=0))

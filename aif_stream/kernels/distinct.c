@@ -17,10 +17,10 @@ static inline uint64_t mix(uint64_t key) {
     return key ^ (key >> 32);
 }
 
-/* Takes keys [n] in order until `room` unseen ones are in out; how many that were. *consumed: keys looked at. The table
- * has more than `room` places free. */
+/* Takes keys [n] in order until `room` unseen ones are in out, none of them `but` if that is there; how many that were.
+ * *consumed: keys looked at. The table has more than `room` places free. */
 int64_t aif_distinct(struct seen *table, uint64_t mask, uint64_t stamp, const uint64_t *keys, int64_t n, int64_t room,
-                     uint64_t *out, int64_t *consumed) {
+                     int has_but, uint64_t but, uint64_t *out, int64_t *consumed) {
     int64_t taken = 0, i = 0;
     for (; i < n && taken < room; i++) {
         if (i + AHEAD < n)
@@ -28,7 +28,7 @@ int64_t aif_distinct(struct seen *table, uint64_t mask, uint64_t stamp, const ui
         uint64_t at = mix(keys[i]) & mask;
         while (table[at].stamp == stamp && table[at].key != keys[i])
             at = (at + 1) & mask;
-        if (table[at].stamp == stamp)
+        if (table[at].stamp == stamp || (has_but && keys[i] == but))
             continue;
         table[at] = (struct seen){keys[i], stamp};
         out[taken++] = keys[i];

@@ -33,27 +33,35 @@ class DistinctKeys:
         self._stamp += 1
         self._seen.clear()
 
-    def take(self, keys: Keys, room: int) -> tuple[Keys, int]:
-        """Unseen keys among keys u64 (n), in order and each once, until there are ``room`` of them; how many of the n
-        were looked at. The caller counts: no more than ``most`` in all."""
+    def take(self, keys: Keys, room: int, but: int | None = None) -> tuple[Keys, int]:
+        """Unseen keys among keys u64 (n) but for ``but``, in order and each once, until there are ``room`` of them; how
+        many of the n were looked at. The caller counts: no more than ``most`` in all."""
         keys = np.ascontiguousarray(keys, np.uint64)
         if self._native is None:
-            return self._take_plain(keys, room)
+            return self._take_plain(keys, room, but)
         taken, consumed = np.empty(max(0, min(room, keys.size)), np.uint64), ctypes.c_int64()
         count = self._native.distinct(
             *(address(self._table), self._table.size - 1, self._stamp),
-            *(address(keys), keys.size, taken.size, address(taken), ctypes.addressof(consumed)),
+            *(
+                address(keys),
+                keys.size,
+                taken.size,
+                but is not None,
+                but or 0,
+                address(taken),
+                ctypes.addressof(consumed),
+            ),
         )
         return taken[:count], consumed.value
 
-    def _take_plain(self, keys: Keys, room: int) -> tuple[Keys, int]:
+    def _take_plain(self, keys: Keys, room: int, but: int | None) -> tuple[Keys, int]:
         taken: list[int] = []
         looked = 0
         for key in keys.tolist():
             if len(taken) >= room:
                 break
             looked += 1
-            if key not in self._seen:
+            if key not in self._seen and key != but:
                 self._seen.add(key)
                 taken.append(key)
         return np.array(taken, np.uint64), looked

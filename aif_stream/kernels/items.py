@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aif_stream.kernels.native import Items, Level, address, choose
+from aif_stream.kernels.native import Level, Objects, address, choose
 
 LABEL, SET, NUMBER = 0, 1, 2
 MAX_FIELDS: Final = 64  # of a version: one bit each while an item is read
@@ -58,13 +58,13 @@ def read_items(
     not of the source ``worker``.
     """
     native, _ = choose(level)
-    if native is None or native.items is None:
+    if native is None or native.objects is None:
         return None
     count = len(records)
     columns, read = np.empty(count, COLUMN), np.zeros(count, np.bool_)
     entries, numbers = np.empty(count * _ENTRIES, _ENTRY), np.empty(count * _NUMBERS, np.float32)
     used = np.zeros(2, np.int64)
-    native.items.read(
+    native.objects.items_read(
         *(list(records), worker, max_ahead_ms, limit_bytes, address(columns), address(read)),
         *(address(entries), len(entries), address(numbers), len(numbers), address(used)),
     )
@@ -140,14 +140,14 @@ class EncodingPlan:
 
     def __init__(
         self,
-        native: Items,
+        native: Objects,
         fields: Sequence[PlannedField],
         categories: Sequence[str],
         missing: Sequence[NDArray[Any]],
         width: int,
     ) -> None:
         """``missing``: what a label (labels) and a number (numbers) is without a value, i64 and f64."""
-        self._encode = native.encode
+        self._encode = native.items_encode
         self._missing_labels, self._missing_numbers = missing
         self._width = width
         self._sets = sum(field.kind == SET for field in fields)
@@ -177,9 +177,9 @@ class EncodingPlan:
         """None where there is no C library, or the version has more than 64 fields or a field twice."""
         native, _ = choose(level)
         names = {field.name for field in fields}
-        if native is None or native.items is None or len(fields) > MAX_FIELDS or len(names) < len(fields):
+        if native is None or native.objects is None or len(fields) > MAX_FIELDS or len(names) < len(fields):
             return None
-        return cls(native.items, fields, categories, missing, width)
+        return cls(native.objects, fields, categories, missing, width)
 
     def encode(self, items: ItemColumns, chosen: NDArray[np.int64]) -> Encoded:
         """Items at the places ``chosen`` (N) of ``items``, all of them read."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aif_stream.telemetry import kv
 
-_ABI = 5  # tiers.c says the same; raised when a C signature changes
+_ABI = 6  # tiers.c says the same; raised when a C signature changes
 
 _pointer = ctypes.c_void_p
 _i64 = ctypes.c_int64
@@ -37,13 +37,15 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class Objects:
     """Those that read Python's objects; not there where the library was built without Python's header files."""
 
-    read: Callable[..., object]
-    encode: Callable[..., object]
+    items_read: Callable[..., object]
+    items_encode: Callable[..., object]
     vocabulary_build: Callable[..., object]
     writes_pack: Callable[..., list[bytes]]
+    ids_read: Callable[..., int]
+    request_body: Callable[..., bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Native:
     """The C functions, arguments as in the .c files; pointers are integers. ctypes releases the GIL for each call but
     ``distinct`` and ``rank``: they take a tenth of a millisecond, and whoever gives the GIL away beside a busy thread
     waits up to the switch interval (0.5 ms in a server) to have it back. Nor for those that read Python's objects
-    (items, writes)."""
+    (``objects``)."""
 
     level: Level
     slots_lookup: Callable[..., object]
@@ -66,7 +68,7 @@ class Native:
     distinct: Callable[..., int]
     rank: Callable[..., int]
     has_bf16: bool
-    items: Items | None
+    objects: Objects | None
 
 
 @functools.cache
@@ -165,22 +167,24 @@ def _bind(lib: ctypes.CDLL, held: ctypes.PyDLL) -> Native:
         score=function("aif_score", None, _int, _int, *[_pointer] * 3, _i64, *[_pointer] * 2),
         score_keys=function("aif_score_keys", None, _int, _int, *[_pointer] * 4, _i64, *[_pointer] * 5),
         score_scratch=function("aif_score_scratch", _i64, _pointer),
-        distinct=function("aif_distinct", _i64, _pointer, _u64, _u64, _pointer, _i64, _i64, *[_pointer] * 2, of=held),
+        distinct=function(
+            *("aif_distinct", _i64, _pointer, _u64, _u64, _pointer, _i64, _i64, _int, _u64, _pointer, _pointer), of=held
+        ),
         rank=function("aif_rank", _i64, *[_pointer] * 3, _i64, _i64, *[_pointer] * 3, of=held),
         has_bf16=bool(lib.aif_has_bf16()),
-        items=_items(function, held) if hasattr(lib, "aif_items_read") else None,
+        objects=_objects(function, held) if hasattr(lib, "aif_items_read") else None,
     )
 
 
-def _items(function: Callable[..., Callable[..., Any]], held: ctypes.PyDLL) -> Items:
-    return Items(
-        read=function(
+def _objects(function: Callable[..., Callable[..., Any]], held: ctypes.PyDLL) -> Objects:
+    return Objects(
+        items_read=function(
             "aif_items_read",
             None,
             *(_object, _object, _i64, _i64, _pointer, _pointer, _pointer, _i64, _pointer, _i64, _pointer),
             of=held,
         ),
-        encode=function(
+        items_encode=function(
             "aif_items_encode",
             None,
             *(_pointer, _object, _pointer, _i64, _pointer, _pointer, _pointer, _pointer, _i64, _pointer),
@@ -188,4 +192,8 @@ def _items(function: Callable[..., Callable[..., Any]], held: ctypes.PyDLL) -> I
         ),
         vocabulary_build=function("aif_vocabulary_build", None, _pointer),
         writes_pack=function("aif_writes_pack", _object, _pointer, _object, *[_pointer] * 3, of=held),
+        ids_read=function("aif_ids_read", _int, _object, _pointer, of=held),
+        request_body=function(
+            "aif_request_body", _object, _pointer, _pointer, _i64, _object, _object, _pointer, of=held
+        ),
     )

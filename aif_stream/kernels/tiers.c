@@ -15,7 +15,7 @@
 #define GROUP 4  /* thresholds counted in one pass over the distances */
 #define MAX_TIERS 64
 #define MAX_WORDS 4 /* 256 bits */
-#define ABI 5
+#define ABI 6
 
 /* One block's items as a level likes them; its size serves both layouts. */
 typedef uint8_t block_t[MAX_WORDS * 8 * 2 * LANES];

@@ -52,7 +52,7 @@ def pack_commands(
     """Each head with the items order[starts[j] : ends[j]] of ``groups`` = (order, starts, ends) behind it: entries as
     ``item_codec.pack_write`` makes them, then of each version its label and rows (n, bytes). None: no C library."""
     native, _ = choose(level)
-    if native is None or native.items is None:
+    if native is None or native.objects is None:
         return None
     arrays = [np.ascontiguousarray(array, np.uint64) for array in (batch.keys, batch.times, batch.offsets)]
     order, starts, ends = (np.ascontiguousarray(array, np.int64) for array in groups)
@@ -61,4 +61,4 @@ def pack_commands(
     c = _CBatch(
         *(*map(address, arrays), batch.payloads, batch.names, now_ms, len(labels), labels, address(at), address(widths))
     )
-    return native.items.writes_pack(ctypes.addressof(c), heads, address(order), address(starts), address(ends))
+    return native.objects.writes_pack(ctypes.addressof(c), heads, address(order), address(starts), address(ends))

@@ -15,12 +15,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 from msgspec import UNSET
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.candidates import Candidates, ids_of, keys_and_names
+from aif_stream.domain.events import Id
 from aif_stream.domain.explanations import StartedExplanation
 from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.ids import Keys, canonical_id, key_of
@@ -28,6 +30,7 @@ from aif_stream.domain.request import AgeMs, Coverage, Freshness, RankAnswer, Ra
 from aif_stream.domain.request_log import AnsweredRequest
 from aif_stream.errors import UpstreamError
 from aif_stream.kernels.distinct import DistinctKeys
+from aif_stream.kernels.ids import direct_keys
 from aif_stream.online.admission import Admission, Stay
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
@@ -108,17 +111,19 @@ class Merger:
 
     async def _rank_with(self, serving: Serving, request: RankRequest, stay: Stay | None) -> RankAnswer:
         deadline = Deadline.after(request.deadline_ms or self._settings.deadline_ms)
-        named = request.candidates is not None
+        named, usual = request.candidates is not None, self._settings.retrieval_k
         channels = () if named else self._retrieval.channels
-        seen = None if named else self._seen.pop() if self._seen else DistinctKeys(self._settings.retrieval_k)
-        pool = Pool(len(request.candidates or ()) if named else self._settings.retrieval_k, channels, seen)
+        wanted = len(request.candidates or ()) if named else usual
+        seen = self._seen.pop() if self._seen and wanted <= usual else DistinctKeys(max(wanted, usual))
+        # The watch's own item is ranked alone or not at all.
+        pool = Pool(wanted, channels, seen, but=None if request.is_probe else PROBE_KEY)
         run = Run(request, serving, deadline, self._reserve.of(deadline), pool, awaited=len(channels))
         run.is_logged = not (request.is_probe or request.replay) and self._logs(run.request_id)
         run.keeps_rows = self._facts.wants(run.request_id, request)
         async with asyncio.TaskGroup() as tasks:
             run.user = tasks.create_task(self._user_side(run, stay))
             await (self._named(run) if named else self._retrieved(run))
-        if seen is not None:  # not after a failure: another channel's answer might still be taken into it
+        if seen.most == usual:  # not after a failure: another channel's answer might still be taken into it
             seen.clear()
             self._seen.append(seen)
         if run.failure is not None and not run.parts:
@@ -159,16 +164,17 @@ class Merger:
 
     async def _named(self, run: Run) -> None:
         """The request brought its candidates."""
-        given = run.request.candidates or []
-
-        def convert() -> tuple[Keys, dict[int, str]]:
-            keys, names = keys_and_names([canonical_id(item, "candidates") for item in given])
-            return keys if run.request.is_probe else _without_probe(keys), names
-
-        keys, run.names = await self._threads.run(convert, run.deadline.due_s)
+        run.arrived.append(("", await self._keys(run, run.request.candidates or [])))
         run.retrieved.set()
-        run.arrived.append(("", keys))
         await self._advance(run)
+
+    async def _keys(self, run: Run, given: list[Id]) -> Keys:
+        direct = direct_keys(given)
+        if direct is not None:
+            return direct
+        # Names among them: 10,000 take some milliseconds.
+        keys, run.names = await self._threads.run(partial(_keys_and_names, given), run.deadline.due_s)
+        return keys
 
     async def _retrieved(self, run: Run) -> None:
         channels = self._retrieval.channels
@@ -199,7 +205,6 @@ class Merger:
             run.short_of(f"retrieval:{channel}")
             run.settled()
             return error
-        found = Candidates(found.channel, _without_probe(found.keys), found.names)
         run.names.update(found.names)
         if channel == self._retrieval.channels[-1] and found.keys.size:
             self._last = found  # the filler knows everybody: what is answered when nobody answers us
@@ -282,10 +287,8 @@ class Merger:
         return []
 
 
-def _without_probe(keys: Keys) -> Keys:
-    """The watch's own item is ranked alone (``RankRequest.is_probe``) or not at all."""
-    others = keys != PROBE_KEY
-    return keys if others.all() else keys[others]
+def _keys_and_names(given: list[Id]) -> tuple[Keys, dict[int, str]]:
+    return keys_and_names([canonical_id(item, "candidates") for item in given])
 
 
 def _items(ranked: Ranked, names: dict[int, str]) -> list[RankedItem]:

@@ -15,14 +15,18 @@ _NONE = np.empty(0, np.uint64)
 
 
 class Pool:
-    """``wanted`` keys at most. Not for several threads. ``seen``: an empty set to use (a new one is cleared memory)."""
+    """``wanted`` keys at most, none of them ``but``. Not for several threads. ``seen``: an empty set to use (a new one
+    is cleared memory)."""
 
-    def __init__(self, wanted: int, channels: tuple[str, ...], seen: DistinctKeys | None = None) -> None:
+    def __init__(
+        self, wanted: int, channels: tuple[str, ...], seen: DistinctKeys | None = None, *, but: int | None = None
+    ) -> None:
         self._wanted = wanted
         self._share = wanted // len(channels) if channels else wanted
         self._filler = channels[-1] if channels else ""
         self._open = set(channels)
         self._seen = DistinctKeys(wanted) if seen is None else seen
+        self._but = but
         self._left_over = _NONE
         self.size = 0
 
@@ -51,6 +55,6 @@ class Pool:
 
     def _add(self, keys: Keys, room: int) -> tuple[Keys, Keys]:
         """First occurrences of unseen keys, in order, at most ``room``; and the keys behind them."""
-        taken, looked = self._seen.take(keys, room)
+        taken, looked = self._seen.take(keys, room, self._but)
         self.size += int(taken.size)
         return taken, keys[looked:]

@@ -16,8 +16,8 @@ import numpy as np
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.ids import Keys
-from aif_stream.domain.request_log import pack
 from aif_stream.errors import IndexRefused, IndexUnavailable
+from aif_stream.kernels.request_body import request_body
 from aif_stream.model.split import UserSide
 from aif_stream.model.version import ModelVersion
 from aif_stream.online.executor import ComputeThreads
@@ -156,6 +156,6 @@ def _score(run: Run, final: bool) -> None:
             ranked = rank(run.parts, run.request.k, now_ms())
     if ranked is None:
         return
-    if run.is_logged:  # the log's work, not the score's; done here for the reason that pack gives
-        ranked = replace(ranked, packed=pack(run.asked, ranked.keys, ranked.scores))
+    if run.is_logged:  # the log's work, not the score's; here the keys are still in the processor's caches
+        ranked = replace(ranked, packed=request_body(run.asked, ranked.keys, ranked.scores))
     run.ranked = ranked
