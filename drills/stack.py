@@ -85,11 +85,10 @@ def untrained(directory: Path) -> Path:
 
 
 @asynccontextmanager
-async def drill_stack(
-    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1, **choices: Any
-) -> AsyncIterator[DrillStack]:
-    """Broker, Redis, topics, a published version (``model``: its artefact), and ``workers`` workers. ``choices``: other
-    settings."""
+async def drill_servers(
+    directory: Path, *, nodes: Literal[1, 3] = 1, **choices: Any
+) -> AsyncIterator[tuple[Settings, KafkaCluster, EmbeddedRedis]]:
+    """Broker, Redis and topics, and the settings that lead there. ``choices``: other settings."""
     jars = await KafkaJars.fetch()
     async with (
         KafkaCluster(nodes, jars, directory / "kafka") as kafka,
@@ -105,6 +104,15 @@ async def drill_stack(
             **{"metrics_port": 0, **choices},
         )
         await admin.apply(settings, load_topics())
+        yield settings, kafka, redis
+
+
+@asynccontextmanager
+async def drill_stack(
+    directory: Path, *, model: Path, workers: int = 2, nodes: Literal[1, 3] = 1, **choices: Any
+) -> AsyncIterator[DrillStack]:
+    """Servers, a published version (``model``: its artefact), and ``workers`` workers."""
+    async with drill_servers(directory, nodes=nodes, **choices) as (settings, kafka, redis):
         stack = DrillStack(directory, settings, kafka, redis, await asyncio.to_thread(load, model))
         try:
             for _ in range(workers):

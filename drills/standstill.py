@@ -9,7 +9,6 @@ names it as it should, and from the mend (a worker's start included) until every
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import sys
@@ -21,16 +20,12 @@ from typing import Any, Final
 import click
 import orjson
 
-from aif_stream.bus import admin
-from aif_stream.bus.topics import load_topics
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.freshness import Status
-from aif_stream.embedded.jars import KafkaJars
-from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.freshness.report import LagReport
-from aif_stream.settings import Settings
 from aif_stream.telemetry import configure_logging
+from drills.stack import drill_servers
 from drills.watched import SOURCE, Watched, lags, reasons, skewed, statuses, watching
 
 WITHIN_S: Final = 15.0
@@ -126,21 +121,9 @@ def drill(quiet_s: float, out: Path) -> None:
 
 
 async def _run(directory: Path, quiet_s: float) -> dict[str, Any]:
-    jars = await KafkaJars.fetch()
-    async with KafkaCluster(1, jars, directory / "kafka") as kafka, EmbeddedRedis(directory / "redis") as redis:
-        settings = dataclasses.replace(
-            Settings(),
-            home=directory / "home",
-            models_dir=directory / "home" / "models",
-            kafka_bootstrap=kafka.bootstrap,
-            redis_url=redis.url,
-            metrics_port=0,
-            kafka_session_timeout_ms=6000,
-        )
-        await admin.apply(settings, load_topics())
-        async with watching(directory, settings) as watched:
-            found = {"load_1m": round(os.getloadavg()[0], 1), "states": await states(watched, redis)}
-            return {**found, "quiet": await quiet(watched, quiet_s)}
+    async with drill_servers(directory) as (settings, _, redis), watching(directory, settings) as watched:
+        found = {"load_1m": round(os.getloadavg()[0], 1), "states": await states(watched, redis)}
+        return {**found, "quiet": await quiet(watched, quiet_s)}
 
 
 if __name__ == "__main__":
