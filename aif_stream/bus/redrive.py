@@ -1,4 +1,4 @@
-"""Handling dead letters: read them, send them back, mended or as they were, say that they are handled, cut them off.
+"""Handling dead letters: send them back, mended or as they were, say that they are handled, cut them off.
 
 Right when several people redrive at once: letters are claimed in the topic itself before they are sent (letters.py).
 Sending is at-least-once, like all publishing here: a process that dies between sending and saying so leaves a claim,
@@ -13,19 +13,19 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from aif_stream.bus.letters import Entry, Filter, Letter, LetterBook, Marker, Step, letter_of, marker_record
+from aif_stream.bus.letter_log import LetterLog
+from aif_stream.bus.letters import Entry, Filter, Letter, Marker, Step, marker_record
 from aif_stream.bus.mends import Mend, Outgoing, check, outgoing
 from aif_stream.bus.producer import Ack, Producer
-from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS, contracts_dir, load_topics
 from aif_stream.clock import monotonic_s, now_ms
-from aif_stream.errors import BadInput, PublishError, TopicError
+from aif_stream.errors import BadInput, PublishError
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
 
@@ -35,60 +35,6 @@ log = logging.getLogger(__name__)
 _CLAIM_LETTERS: Final = 500
 _CLAIM_S: Final = 30.0  # a slow rate claims no more than it sends in this time
 _SETTLE_S: Final = 30.0
-
-
-class LetterLog:
-    """The dead-letter topic, read to its end, with its book. Raises ``BusUnavailable``, ``TopicError``."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._stack = AsyncExitStack()
-        self._reader = LogReader(settings, DEAD_LETTERS, client_id="aif-dlq")
-        self.book = LetterBook(settings.topic_prefix)
-        self.beginning = 0
-        self.end = 0
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._reader)
-            if self._reader.partitions() != [0]:
-                raise TopicError(
-                    f"{DEAD_LETTERS} has {len(self._reader.partitions())} partitions: its numbers mean nothing",
-                    mend="make it anew with one partition (topics/aif.dead-letters.toml)",
-                )
-            self.beginning = (await self._reader.beginning_offsets())[0]
-            await self.refresh()
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
-
-    async def refresh(self, at_least: int = 0) -> None:
-        """Read on to the end, and to ``at_least`` (an offset that is known to exist)."""
-        ends = await self._reader.end_offsets()
-        ends[0] = max(ends[0], at_least)
-        while not await self._reader.caught_up(ends):
-            for record in await self._reader.poll():
-                self.book.apply(record)
-        self.end = ends[0]
-
-    async def letters(self, numbers: Sequence[int]) -> AsyncIterator[Letter]:
-        """These letters whole, by number; those that the broker has dropped meanwhile are left out."""
-        wanted = sorted(numbers)
-        if not wanted:
-            return
-        async with LogReader(self._settings, DEAD_LETTERS, client_id="aif-dlq") as reader:
-            first = max(wanted[0], (await reader.beginning_offsets())[0])
-            reader.seek({0: first})
-            left = set(wanted)
-            while not await reader.caught_up({0: wanted[-1] + 1}):
-                for record in await reader.poll(max_records=_CLAIM_LETTERS):
-                    if record.offset in left:
-                        left.discard(record.offset)
-                        yield letter_of(record, self._settings.topic_prefix)
 
 
 class Outcome(NamedTuple):

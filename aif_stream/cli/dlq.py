@@ -13,9 +13,10 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import Filter, LetterState, grouped, ranges
 from aif_stream.bus.mends import export_line, read_mends
-from aif_stream.bus.redrive import LetterLog, Redrive, RedriveOptions, RedriveSummary
+from aif_stream.bus.redrive import Redrive, RedriveOptions, RedriveSummary
 from aif_stream.bus.topics import DEAD_LETTERS
 from aif_stream.bus.trim import delete_before
 from aif_stream.cli.dlq_show import show_letter

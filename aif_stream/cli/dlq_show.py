@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import Entry, Letter
 from aif_stream.bus.mends import Outgoing, check, export_line, text_of
-from aif_stream.bus.redrive import LetterLog
 from aif_stream.clock import now_ms, to_rfc3339
 from aif_stream.errors import BadEvent, BadInput
 from aif_stream.settings import Settings

@@ -9,9 +9,9 @@ from aif_stream.bus import admin
 from aif_stream.bus.broker_clock import broker_skew
 from aif_stream.bus.connection import cluster_identity, read_cluster
 from aif_stream.bus.groups import LIVE_GROUPS
+from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import LetterState
 from aif_stream.bus.permissions import topic_rights
-from aif_stream.bus.redrive import LetterLog
 from aif_stream.bus.topics import contracts_dir, load_topics
 from aif_stream.bus.watch import GroupWatch, Standing
 from aif_stream.clock import now_ms

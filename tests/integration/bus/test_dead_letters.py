@@ -10,10 +10,11 @@ import pytest
 
 from aif_stream.bus import redrive as redrive_module
 from aif_stream.bus.dead_letters import DeadLetters
+from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import Filter, LetterState, Marker, Step, marker_record
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.reader import LogReader
-from aif_stream.bus.redrive import LetterLog, Redrive, RedriveOptions, RedriveSummary
+from aif_stream.bus.redrive import Redrive, RedriveOptions, RedriveSummary
 from aif_stream.bus.topics import DEAD_LETTERS, ITEM_UPDATES
 from aif_stream.bus.trim import delete_before
 from aif_stream.errors import TopicError

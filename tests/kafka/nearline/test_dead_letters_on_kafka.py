@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import Filter, LetterState
-from aif_stream.bus.redrive import LetterLog, Redrive, RedriveOptions
+from aif_stream.bus.redrive import Redrive, RedriveOptions
 from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.ids import key_of
 from aif_stream.embedded.kafka import KafkaCluster
