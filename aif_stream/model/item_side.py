@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from aif_stream.model.attributes import AttributeEncoder, Attributes
 from aif_stream.model.config import Field, ModelConfig
-from aif_stream.model.features import AttributeEncoder, Attributes, ItemFeatures
+from aif_stream.model.features import ItemFeatures
 from aif_stream.model.signature import Signatures, random_planes
 
 _CODE_CELLS: Final = 1 << 22  # 16 MB of products at a time

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from aif_stream.model.attributes import Attributes
 from aif_stream.model.config import ModelConfig
-from aif_stream.model.features import Attributes, ItemFeatures
+from aif_stream.model.features import ItemFeatures
 from aif_stream.model.item_side import ItemNumbers, ItemTower
 from aif_stream.model.scorer import Candidates, Scorer
 from aif_stream.model.user_side import Histories, UserTower

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from aif_stream.model.attributes import Attributes
 from aif_stream.model.config import HISTORY_KINDS, ModelConfig, Part
-from aif_stream.model.features import Attributes
 from aif_stream.model.item_side import AttributeEmbedding
 
 AGES: Final = 24  # log2 of seconds before the newest behavior: up to half a year and beyond

@@ -19,9 +19,10 @@ from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import VersionError
 from aif_stream.kernels.items import ItemColumns
 from aif_stream.kernels.score import Scored, Stored
+from aif_stream.model.attributes import AttributeEncoder, Attributes, Verdict
 from aif_stream.model.compiled import kernel_of, packed
 from aif_stream.model.config import ModelConfig
-from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
+from aif_stream.model.features import ItemEncoder, ItemFeatures
 from aif_stream.model.net import Batch, Net
 from aif_stream.model.rows import ItemRows, at_places, fill, has_content, tensor, valid
 from aif_stream.model.signature import Signatures, pack_signs, signs

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aif_stream.errors import TrainingDataError
+from aif_stream.model.attributes import AttributeEncoder, Attributes, Verdict
 from aif_stream.model.config import Part
-from aif_stream.model.features import AttributeEncoder, Attributes, ItemEncoder, ItemFeatures, Verdict
+from aif_stream.model.features import ItemEncoder, ItemFeatures
 from aif_stream.model.net import Batch, Net
 from aif_stream.model.signature import pack_signs, signs
 from aif_stream.model.tiers import TierReader
