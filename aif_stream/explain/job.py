@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -31,6 +29,7 @@ from aif_stream.domain.explanations import (
 from aif_stream.domain.facts import Facts, read_head, unpack_facts
 from aif_stream.domain.ids import is_hashed
 from aif_stream.errors import IndexUnavailable, Unexplainable
+from aif_stream.explain.attempt import LEASE_MS, Attempt, LostAttempt
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.case import Case, open_case
 from aif_stream.explain.counterfactual import counterfactual_steps
@@ -44,13 +43,11 @@ from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
 from aif_stream.settings import Settings
-from aif_stream.telemetry import EXPLANATION_COARSE, EXPLANATIONS, kv
+from aif_stream.telemetry import EXPLANATIONS, kv
 
 log = logging.getLogger(__name__)
 
-# A worker that was killed is missed after so long; one that is alive says so ten times meanwhile.
-LEASE_MS: Final = 5_000
-_BEAT_S: Final = 0.5
+_RAW: Final = dict[str, msgspec.Raw]
 
 
 class End(Enum):
@@ -58,10 +55,6 @@ class End(Enum):
 
     DONE = auto()
     LATER = auto()
-
-
-class _Lost(Exception):
-    """The work is not ours any more: cancelled, ended, or another attempt's."""
 
 
 class Desk:
@@ -99,11 +92,11 @@ class Desk:
             if claimed.state is State.EXPIRED:
                 log.info(kv("explanation.expired", explanation=task.explanation_id))
             return End.DONE
-        job = _Job(self._store, task, claimed.attempt)
+        attempt = Attempt(self._store, task, claimed.attempt)
         try:
-            async with job.alive():
-                await self._explain(job)
-        except _Lost:
+            async with attempt.alive():
+                await self._explain(attempt)
+        except LostAttempt:
             log.info(kv("explanation.lost", explanation=task.explanation_id, attempt=claimed.attempt))
         except Unexplainable as error:
             await self.give_up(task, claimed.attempt, str(error))
@@ -129,28 +122,28 @@ class Desk:
             EXPLANATIONS.labels(state=State.FAILED, cache="none").inc()
             log.warning(kv("explanation.failed", explanation=task.explanation_id, reason=reason))
 
-    async def _explain(self, job: _Job) -> None:
-        task = job.task
+    async def _explain(self, attempt: Attempt) -> None:
+        task = attempt.task
         facts = await self._facts(task)
         digest = facts_digest(facts, task)
         cached = await self._store.cached(digest)
         if cached is not None:
             stages: dict[str, Any] = {name: bytes(raw) for name, raw in msgspec.json.decode(cached, type=_RAW).items()}
             for name, data in stages.items():
-                await job.stage(Stage(name), data)
+                await attempt.stage(Stage(name), data)
         else:
-            stages = await self._compute(job, facts)
-            if not job.near:  # what a like user's stands in for is computed when it is asked for again
+            stages = await self._compute(attempt, facts)
+            if not attempt.near:  # what a like user's stands in for is computed when it is asked for again
                 whole = orjson.dumps({name: orjson.Fragment(raw) for name, raw in stages.items()})
                 await self._store.cache(digest, whole)
-        await self._publish(task, job.attempt, State.COMPLETE, stages, "")
-        hit = "exact" if cached is not None else "near" if job.near else "none"
-        await job.tell(Told(Action.FINISH, attempt=job.attempt, to=State.COMPLETE), {"cache": hit.encode()})
+        await self._publish(task, attempt.number, State.COMPLETE, stages, "")
+        hit = "exact" if cached is not None else "near" if attempt.near else "none"
+        await attempt.tell(Told(Action.FINISH, attempt=attempt.number, to=State.COMPLETE), {"cache": hit.encode()})
         EXPLANATIONS.labels(state=State.COMPLETE, cache=hit).inc()
-        self._pace.explained(task.priority, _waited_s(task))
+        self._pace.explained(task.priority, attempt.waited_s)
 
-    async def _compute(self, job: _Job, facts: Facts) -> dict[str, bytes]:
-        task = job.task
+    async def _compute(self, attempt: Attempt, facts: Facts) -> dict[str, bytes]:
+        task = attempt.task
         version = await self._versions.get(facts.head.version)
         names = await self._names(facts)
         # One unit: what is urgent waits for one of somebody else's, not for two.
@@ -160,39 +153,39 @@ class Desk:
             if stage is Stage.NATIVE:
                 found = coarse
             elif stage is Stage.SHAPLEY:
-                found = await self._shapley(job, case)
+                found = await self._shapley(attempt, case)
             else:
-                found = await self._counterfactual(job, case, names)
+                found = await self._counterfactual(attempt, case, names)
             stages[stage.value] = orjson.dumps(found)
-            await job.stage(stage, stages[stage.value])
+            await attempt.stage(stage, stages[stage.value])
         return stages
 
-    async def _shapley(self, job: _Job, case: Case) -> dict[str, Any]:
+    async def _shapley(self, attempt: Attempt, case: Case) -> dict[str, Any]:
         """The refined stage: a like user's where that is trusted, else computed."""
-        priority, version, game = job.task.priority, case.version.name, Game(case)
+        priority, version, game = attempt.task.priority, case.version.name, Game(case)
         hit = None
         if self._near.used:
             digest = await self._bench.run(priority, lambda: near_digest(game))
             hit = await self._near.look(version, digest, case.recomputed)
             if hit.tell and hit.stage is not None:
-                job.near = True
+                attempt.near = True
                 return hit.stage
         rounds, last = shapley(game), None
         while (estimate := await self._bench.run(priority, lambda: next(rounds, None))) is not None:
-            job.check()
+            attempt.check()
             last = estimate
-            job.progress = f"{Stage.SHAPLEY} {estimate.done:.2f}"
+            attempt.progress = f"{Stage.SHAPLEY} {estimate.done:.2f}"
         assert last is not None  # noqa: S101  # there is a first round
         found = shapley_stage(last)
         if hit is not None:
             await self._near.computed(version, hit, found)
         return found
 
-    async def _counterfactual(self, job: _Job, case: Case, names: Names) -> dict[str, Any]:
+    async def _counterfactual(self, attempt: Attempt, case: Case, names: Names) -> dict[str, Any]:
         """Step by step: what is urgent waits for one of them."""
         steps = counterfactual_steps(case, names)
-        while (found := await self._bench.run(job.task.priority, lambda: next(steps))) is None:
-            job.check()
+        while (found := await self._bench.run(attempt.task.priority, lambda: next(steps))) is None:
+            attempt.check()
         return found
 
     async def _facts(self, task: ExplanationTask) -> Facts:
@@ -238,70 +231,3 @@ class Desk:
 def _coarse(version: ModelVersion, facts: Facts, item_id: str, names: Names) -> tuple[Case, dict[str, Any]]:
     case = open_case(version, facts, item_id)
     return case, native(case, names)
-
-
-_RAW: Final = dict[str, msgspec.Raw]
-
-
-class _Job:
-    """One attempt that holds its work: every write names it, and one that is refused ends it."""
-
-    def __init__(self, store: ExplanationStore, task: ExplanationTask, attempt: int) -> None:
-        self._store = store
-        self.task = task
-        self.attempt = attempt
-        self.progress = ""
-        self.near = False  # a part of it is a like user's
-        self._lost = False
-
-    def check(self) -> None:
-        """Raises ``_Lost`` when the work was taken away meanwhile."""
-        if self._lost:
-            raise _Lost
-
-    async def tell(self, told: Told, fields: dict[str, bytes]) -> None:
-        """Raises ``_Lost`` when the machine refuses."""
-        self.check()
-        said = await self._store.tell(self.task.explanation_id, told, fields)
-        if said.reply is not Reply.OK:
-            self._lost = True
-            raise _Lost
-
-    async def stage(self, stage: Stage, data: bytes) -> None:
-        """A part of the result is there."""
-        await self.tell(Told(Action.STAGE, attempt=self.attempt, lease_ms=LEASE_MS), {f"stage:{stage.value}": data})
-        if stage is Stage.NATIVE:
-            EXPLANATION_COARSE.labels(priority=self.task.priority).observe(_waited_s(self.task))
-
-    @asynccontextmanager
-    async def alive(self) -> AsyncIterator[None]:
-        """Signs of life and progress while the body works; the body is cancelled when the work is lost."""
-        body = asyncio.current_task()
-        beating = asyncio.create_task(self._beat(body.cancel if body is not None else lambda: True))
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self._lost and body is not None and body.uncancel() == 0:
-                raise _Lost from None
-            raise
-        finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
-
-    async def _beat(self, lost: Callable[[], bool]) -> None:
-        said = ""
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            fields = {} if self.progress == said else {"progress": self.progress.encode()}
-            said = self.progress
-            with contextlib.suppress(IndexUnavailable):  # the lease may run out: then another attempt takes over
-                told = Told(Action.KEEP, attempt=self.attempt, lease_ms=LEASE_MS)
-                answer = await self._store.tell(self.task.explanation_id, told, fields)
-                if answer.reply is not Reply.OK:
-                    self._lost = True
-                    lost()
-                    return
-
-
-def _waited_s(task: ExplanationTask) -> float:
-    return max(0.0, (now_ms() - max(task.asked_ms, task.answered_ms)) / 1000.0)

@@ -25,9 +25,10 @@ from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.explanations import ExplanationTask, Priority, decode_task
 from aif_stream.domain.versions import VersionBook, VersionRecord
 from aif_stream.errors import AifError, BadEvent, BusUnavailable, IndexRefused, IndexUnavailable, PublishError
+from aif_stream.explain.attempt import LEASE_MS
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.gate import Gate
-from aif_stream.explain.job import LEASE_MS, Desk, End
+from aif_stream.explain.job import Desk, End
 from aif_stream.explain.near import OFF_S, WINDOW, Near
 from aif_stream.explain.offsets import Offsets
 from aif_stream.explain.pace import Pace
