@@ -1,18 +1,13 @@
-"""What every role that speaks HTTP shares: listening and a clean stop, problem+json, limits, health, metrics."""
+"""What every role that speaks HTTP answers alike: problem+json, limits, health, metrics."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import http
-import logging
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,14 +23,10 @@ from aif_stream.errors import (
     IndexUnavailable,
     Overloaded,
     PublishError,
-    SettingsError,
     TopicError,
     UpstreamError,
     VersionError,
 )
-from aif_stream.telemetry import kv
-
-log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
 _STATUS_OF: Final[tuple[tuple[type[AifError], int], ...]] = (
@@ -51,8 +42,6 @@ _STATUS_OF: Final[tuple[tuple[type[AifError], int], ...]] = (
 _RETRY_AFTER_S: Final = "1"  # breakers and back-offs of this system try again within about a second
 # A client that still sends when the connection closes sees a reset in place of the 413: so much is read and forgotten.
 _DISCARDED_BYTES: Final = 32 * 1024 * 1024
-_GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut
-_EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -200,117 +189,3 @@ async def _on_ours(_: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, _: Exception) -> Response:
     return problem(500, f"{request.method} {request.url.path} failed; the server's log has the trace")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers (the role owns them) and with an event for "listening"."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.servers = []
-        self.listening = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.stop_listening()
-        await super().shutdown(sockets)
-
-    def stop_listening(self) -> None:
-        """Take the sockets out of the loop before anybody closes them. uvicorn closes them first: the loop then keeps
-        their numbers in its selector, and the next socket with such a number fails with ENOENT."""
-        for server in self.servers:
-            server.close()
-
-
-def bind(host: str, port: int, *, shared: bool = False, listen: bool = True) -> socket.socket:
-    """A listening socket; port 0 takes a free one. ``shared``: several processes may listen there, the kernel deals
-    the connections out. ``listen`` False: the address is only reserved.
-
-    Raises ``SettingsError`` when the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where it sees the protocol's number, and accepted sockets inherit it:
-    # with 0 (as socket.create_server leaves it) an answer of several segments waited 40 ms for the client's ACK.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        bound.bind((host, port))
-        if listen:
-            bound.listen(1024)
-    except OSError as error:
-        bound.close()
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}", mend="choose another port") from None
-    return bound
-
-
-def address_of(bound: socket.socket) -> str:
-    """``http://127.0.0.1:8080``, where others reach it: a socket bound to every address says the host's own."""
-    host, port = bound.getsockname()[:2]
-    if host in _EVERY_ADDRESS:
-        host = _own_address()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _own_address() -> str:
-    """What this host's name means to itself: in a container the address in its network."""
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
-
-
-async def serve_http(
-    app: ASGIApp, bound: socket.socket, stop: asyncio.Event, *more: socket.socket, sockets: bool = False
-) -> None:
-    """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket (and ``more``,
-    other addresses of the same application). ``sockets``: WebSockets too."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="websockets-sansio" if sockets else "none",
-        loop="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    server = _Server(config)
-    waiting = asyncio.create_task(stop.wait())
-    running = asyncio.create_task(server.serve(sockets=[bound, *more]))
-    try:
-        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await running
-    finally:
-        for task in (waiting, running):
-            task.cancel()
-        await asyncio.gather(waiting, running, return_exceptions=True)
-        server.stop_listening()
-        for each in (bound, *more):
-            each.close()
-        log.info(kv("http.stopped"))
-
-
-@contextlib.contextmanager
-def first_of_group() -> Iterator[None]:
-    """A TaskGroup's ``ExceptionGroup`` becomes its first error of ours, which the command line can print."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        found: BaseException = group
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        if isinstance(found, AifError):
-            raise found from None
-        raise

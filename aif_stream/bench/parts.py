@@ -23,8 +23,8 @@ from aif_stream.index.keys import Buckets
 from aif_stream.index.writes import Writes
 from aif_stream.kernels.native import Level
 from aif_stream.model.version import ModelVersion
-from aif_stream.nearline.app import spare_the_collector
 from aif_stream.nearline.item_records import ItemRecords, newest_records, read_records, writes_of
+from aif_stream.nearline.role import spare_the_collector
 
 _BATCHES: Final = 8
 _ROUNDS: Final = 5

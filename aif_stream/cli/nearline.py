@@ -19,7 +19,7 @@ def nearline(settings: Settings) -> None:
     Serves /metrics and /readyz on AIF_METRICS_PORT. Exits 1 with the reason when a lane dies; SIGTERM drains, commits
     and leaves the groups.
     """
-    from aif_stream.nearline.app import serve_nearline
+    from aif_stream.nearline.role import serve_nearline
 
     async def role(stop: asyncio.Event) -> None:
         await serve_nearline(settings, stop)

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from functools import partial
 
-from aif_stream import priority, web
+from aif_stream import priority
 from aif_stream.explain.worker import facts_of, open_worker
 from aif_stream.index.leases import EXPLAIN, held_lease
+from aif_stream.listening import first_of_group, health_served
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
+from aif_stream.web import Health
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +22,10 @@ async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
 
     Beside it /metrics, /livez, /startupz and /readyz on ``explain_port``. Raises ``AifError`` naming what is
     missing."""
-    bound = web.bind(settings.host, settings.explain_port)
-    ended, reasons = asyncio.Event(), ["connecting"]
-    health = web.Health(reasons=lambda: reasons)
-    url = web.address_of(bound)
-    serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
-    try:
-        with web.first_of_group():
+    reasons = ["connecting"]
+    health = Health(reasons=lambda: reasons)
+    async with health_served(health, settings.host, settings.explain_port) as url:
+        with first_of_group():
             async with open_worker(settings) as (worker, gate):
                 # Not before: on a busy machine a start at the lowest priority takes minutes.
                 priority.lower(settings.explain_nice)
@@ -35,6 +34,3 @@ async def serve_explain(settings: Settings, stop: asyncio.Event) -> None:
                 log.info(kv("explain.started", metrics=url, nice=settings.explain_nice))
                 async with held_lease(settings, EXPLAIN, partial(facts_of, worker, gate, url)):
                     await worker.run(stop)
-    finally:
-        ended.set()
-        await serving

@@ -23,9 +23,10 @@ from aif_stream.freshness.probe import Probe
 from aif_stream.freshness.report import LagReport, encode
 from aif_stream.freshness.watch import Watcher
 from aif_stream.index.leases import MONITOR, NEARLINE, SERVE, keep_lease
+from aif_stream.listening import address_of, bind, first_of_group, serve_http
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
-from aif_stream.web import Health, address_of, application, bind, first_of_group, json_response, serve_http
+from aif_stream.web import Health, application, json_response
 
 log = logging.getLogger(__name__)
 

@@ -1,21 +1,18 @@
-"""The nearline role: connections, versions, lanes and timers, put together in one Faust app."""
+"""A nearline worker: connections, versions, lanes and timers, put together in one Faust app."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
-from aif_stream import clock, web
+from aif_stream import clock
 from aif_stream.bus.connection import cluster_identity
 from aif_stream.bus.dead_letters import DeadLetters
-from aif_stream.bus.diagnosis import is_refusal
 from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, REBUILD_GROUP, USERS_GROUP
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.topics import (
@@ -28,15 +25,13 @@ from aif_stream.bus.topics import (
 )
 from aif_stream.bus.versions import VersionFollower
 from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
-from aif_stream.errors import BusUnavailable, IndexRefused, IndexUnavailable
+from aif_stream.errors import IndexRefused
 from aif_stream.index.connection import Redis, check_server, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
-from aif_stream.index.leases import NEARLINE, held_lease
 from aif_stream.index.marks import MarkBook
 from aif_stream.index.rebuilds import RebuildTally
 from aif_stream.index.store import N2OStore
-from aif_stream.nearline.backoff import Backoff
 from aif_stream.nearline.changes import ChangeLog
 from aif_stream.nearline.freshness import RECENT_ITEMS
 from aif_stream.nearline.host import Host
@@ -61,7 +56,7 @@ _TASKS_PER_BATCH: Final = 1
 
 
 class Nearline:
-    """A worker that is put together and not started yet; ``run`` is the role."""
+    """A worker that is put together and not started yet."""
 
     def __init__(self, lanes: Sequence[Lane[Any, Any]], host: Host) -> None:
         self.lanes = lanes
@@ -96,12 +91,6 @@ class Nearline:
     def reasons(self) -> list[str]:
         """Why the worker is not ready: lanes that have not joined their group yet."""
         return [f"{lane.name} lane is not in its group" for lane in self.lanes if not lane.joined]
-
-
-async def run_nearline(settings: Settings, stop: asyncio.Event) -> None:
-    """``aif nearline`` without its HTTP port. Raises what made going on wrong, useless, or impossible to begin."""
-    async with open_nearline(settings) as nearline:
-        await nearline.run(stop)
 
 
 @asynccontextmanager
@@ -208,64 +197,6 @@ async def report_progress(book: VersionBook, tally: RebuildTally) -> None:
             found = await tally.read(record.version)
             if book.records[record.version].state is VersionState.REBUILDING:  # and was not retired meanwhile
                 REBUILD_PROGRESS.labels(record.version).set(len(found.done) / found.total)
-
-
-async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
-    """``aif nearline``: the worker, and beside it /metrics, /livez, /startupz and /readyz on ``metrics_port``."""
-    bound = web.bind(settings.host, settings.metrics_port)
-    ended = asyncio.Event()
-    starting = ["connecting"]
-    running: list[Nearline] = []
-    health = web.Health(reasons=lambda: running[0].reasons() if running else starting)
-    log.info(kv("metrics.listening", url=web.address_of(bound)))
-    serving = asyncio.create_task(web.serve_http(web.application(health.routes()), bound, ended))
-    try:
-        async with AsyncExitStack() as stack:
-            nearline = await _opened(stack, settings, stop, starting)
-            if nearline is None:
-                return
-            spare_the_collector()
-            running.append(nearline)
-            health.started = True
-            async with held_lease(settings, NEARLINE, partial(nearline.facts, web.address_of(bound))):
-                await nearline.run(stop)
-    finally:
-        ended.set()
-        await serving
-
-
-async def _opened(
-    stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, starting: list[str]
-) -> Nearline | None:
-    """The worker, entered on ``stack`` as soon as Kafka and Redis are there; None when ``stop`` came first.
-
-    ``starting`` tells /readyz what is waited for. Raises what waiting does not mend: a refusal (password, rights,
-    certificate), a missing topic, a foreign layout, wrong settings.
-    """
-    backoff = Backoff("start of the worker")
-    while not stop.is_set():
-        try:
-            nearline = await stack.enter_async_context(open_nearline(settings))
-        except (BusUnavailable, IndexUnavailable) as error:
-            if is_refusal(error):
-                raise
-            starting[:] = [str(error)]
-            await backoff.pause(error)
-        else:
-            backoff.done()
-            return nearline
-    return None
-
-
-def spare_the_collector() -> None:
-    """Make cyclic garbage collection rare and short; for a process that is a worker and nothing else.
-
-    A batch is some 20,000 objects without cycles, alive together: with Python's defaults it is scanned again and
-    again, with torch's modules beside it (measured: 62 µs per event, 43 without).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 class _Following:

@@ -12,6 +12,7 @@ a rule each, and callbacks (``set_function``) are gone.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -23,7 +24,9 @@ from starlette.responses import Response
 
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
-from aif_stream.web import log, metrics_response
+from aif_stream.web import metrics_response
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 2.0  # a scrape has ten seconds; who does not answer in two is left out, and ``up`` says so
 _UP: Final = "aif_serve_process_up"

@@ -21,6 +21,7 @@ from aif_stream.index.histories import HistoryStore
 from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import SERVE, keep_lease
 from aif_stream.index.store import N2OStore
+from aif_stream.listening import address_of, bind, first_of_group, serve_http
 from aif_stream.online.admission import Admission
 from aif_stream.online.all_metrics import AllMetrics
 from aif_stream.online.breaker import Breaker
@@ -41,7 +42,7 @@ from aif_stream.online.user_side import UserSides
 from aif_stream.online.versions import ServedVersions
 from aif_stream.settings import Settings
 from aif_stream.telemetry import kv
-from aif_stream.web import Health, address_of, bind, first_of_group, serve_http
+from aif_stream.web import Health
 
 log = logging.getLogger(__name__)
 

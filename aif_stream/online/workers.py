@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -16,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from aif_stream.errors import AifError
+from aif_stream.listening import address_of, bind
 from aif_stream.settings import Settings, handed_on
 from aif_stream.telemetry import kv
-from aif_stream.web import address_of, bind, log
+
+log = logging.getLogger(__name__)
 
 # Open requests end within 10 s; the rest is for closing.
 _STOP_S: Final = 20.0

@@ -20,11 +20,12 @@ from aif_stream.domain.candidates import MEDIA_TYPE, encode_candidates, id_of
 from aif_stream.domain.events import Id
 from aif_stream.domain.ids import canonical_id, key_of
 from aif_stream.errors import BadInput
+from aif_stream.listening import address_of, bind, first_of_group, serve_http
 from aif_stream.retrieval.channels import CHANNELS
 from aif_stream.retrieval.feeds import Feeds
 from aif_stream.settings import Settings
 from aif_stream.telemetry import RETRIEVAL_SECONDS, kv
-from aif_stream.web import Health, address_of, application, bind, first_of_group, json_response, read_body, serve_http
+from aif_stream.web import Health, application, json_response, read_body
 
 log = logging.getLogger(__name__)
 

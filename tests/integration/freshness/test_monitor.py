@@ -23,7 +23,7 @@ from aif_stream.domain.freshness import PROBE_ITEM, PROBE_USER
 from aif_stream.embedded.process import free_ports
 from aif_stream.freshness.monitor import run_monitor
 from aif_stream.nearline import rollout
-from aif_stream.nearline.app import serve_nearline
+from aif_stream.nearline.role import serve_nearline
 from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
 from aif_stream.settings import Settings, variables

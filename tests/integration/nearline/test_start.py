@@ -11,7 +11,7 @@ import pytest
 
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.errors import IndexRefused
-from aif_stream.nearline.app import serve_nearline
+from aif_stream.nearline.role import serve_nearline
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import all_topics, nearline_settings
 from tests.stack import eventually

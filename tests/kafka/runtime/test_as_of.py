@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,10 @@ from aif_stream.clock import now_ms
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.errors import BadInput, VersionError
 from aif_stream.nearline import rollout
-from aif_stream.nearline.app import run_nearline
 from aif_stream.runtime.as_of import as_of_server
 from drills.as_of import prove, wrong
 from tests.model_builders import small_version
-from tests.nearline_builders import artefact, kafka_settings
+from tests.nearline_builders import artefact, kafka_settings, worker
 
 
 async def test_the_index_as_of_a_time_is_the_one_that_was_there_row_by_row(
@@ -24,12 +22,9 @@ async def test_the_index_as_of_a_time_is_the_one_that_was_there_row_by_row(
     settings = await kafka_settings(kafka_cluster, redis_url, tmp_path, topic_prefix)
     before_ms = now_ms()
     model = small_version()
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(run_nearline(settings, stop))
+    async with worker(settings):
         await rollout.publish_version(settings, artefact(tmp_path / "artefact", model), activate=True)
         result = await prove(settings, model, before=600, updates=600, items=150)
-        stop.set()
     assert not wrong(result), result
     assert result["ranked"] == 10
     for at_ms, error, says in (
