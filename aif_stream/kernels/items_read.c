@@ -189,16 +189,28 @@ static int field_of(const text *name) {
     return 0;
 }
 
+/* Text without escapes, or a whole number >= 0: the same id as its decimal string. */
+static int take_id(scan *s, text *out) {
+    number found;
+    if (peek(s) == '"')
+        return take_text(s, out) && !out->escaped;
+    *out = (text){s->at, 0, 0};
+    if (peek(s) == '-' || !take_number(s, &found) || !found.is_whole)
+        return 0;
+    out->size = s->at - out->at;
+    return 1;
+}
+
 static int read_field(scan *s, int field, const uint8_t *base, PyObject *key, item_column *out, pools *p) {
     text value = {base, 0, 0};
     number found;
     if (field == ITEM_ID) {
-        int64_t direct = take_text(s, &value) ? direct_key(&value, key) : -1;
+        int64_t direct = take_id(s, &value) ? direct_key(&value, key) : -1;
         out->key = (uint64_t)direct;
         return direct >= 0;
     }
     if (field == CATEGORY) {
-        int fits = take_text(s, &value) && !value.escaped && value.size >= 1 && value.size <= MAX_ID;
+        int fits = take_id(s, &value) && value.size >= 1 && value.size <= MAX_ID;
         out->category_at = (uint32_t)(value.at - base);
         out->category_size = (uint32_t)value.size;
         return fits;

@@ -44,7 +44,11 @@ numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infini
 attribute = texts | numbers | st.lists(texts, max_size=3) | st.none() | st.booleans()
 vectors = st.none() | st.lists(numbers | st.floats(-9, 9).map(lambda x: round(x, 4)), max_size=3)
 lines = st.fixed_dictionaries(
-    {"item_id": st.sampled_from(["7", "0", "007", "9" * 19, str(2**62), str(2**62 - 1), "ä", "", 7, -1])},
+    {
+        "item_id": st.sampled_from(
+            ["7", "0", "007", "9" * 19, str(2**62), str(2**62 - 1), "ä", "", 7, -1, 2**62, 10**19, 7.0, 1e3, True]
+        )
+    },
     optional={
         "category": st.sampled_from(["shoes", "Hüte", "", 5, None, "other"]),
         "attributes": st.dictionaries(st.sampled_from(["brand", "tags", "price", "else", "Ä"]), attribute),
@@ -55,8 +59,8 @@ lines = st.fixed_dictionaries(
 )
 good = st.fixed_dictionaries(
     {
-        "item_id": st.sampled_from(["7", "0", "8", str(2**62 - 1)]),
-        "category": st.sampled_from(["shoes", "Hüte", "other"]),
+        "item_id": st.sampled_from(["7", "0", "8", str(2**62 - 1), 7, 0, 10**18 - 1]),
+        "category": st.sampled_from(["shoes", "Hüte", "other", 5, 0]),
         "attributes": st.fixed_dictionaries(
             {},
             optional={
@@ -145,8 +149,10 @@ def test_the_compiled_way_gives_what_the_careful_way_gives(some: list[Plain]) ->
 
 
 @compiled
-def test_usual_updates_are_read_in_c() -> None:
-    line = {"item_id": "7", "category": "shoes", "attributes": {"brand": "Ä", "tags": ["a", "b"], "price": 1.25}}
+@pytest.mark.parametrize(("item_id", "category"), [("7", "shoes"), (7, 12)])
+def test_usual_updates_are_read_in_c(item_id: str | int, category: str | int) -> None:
+    line: dict[str, Any] = {"item_id": item_id, "category": category}
+    line["attributes"] = {"brand": "Ä", "tags": ["a", "b"], "price": 1.25}
     line |= {"content_vector": [0.5, -1.75], "title": 'über "alles"\n', "stock": {"a": [1, None, True]}}
     value = json.dumps(line, ensure_ascii=False).encode()
     record = Plain("t", 0, 4, NOW_MS, 1, b"7", value, UPSERT)
