@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import orjson
@@ -22,35 +21,20 @@ from aif_stream.bus.trim import delete_before
 from aif_stream.cli.dlq_show import show_letter
 from aif_stream.cli.dlq_table import groups_table
 from aif_stream.cli.entry import run_async, with_settings
-from aif_stream.clock import from_rfc3339, now_ms
+from aif_stream.cli.values import Finite, Since, plain
+from aif_stream.clock import now_ms
 from aif_stream.errors import BadInput
+from aif_stream.replay.lines import write_lines
 from aif_stream.settings import Settings
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
-_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SHOWN_LEFT = 10
 
 
-class Since(click.ParamType):
-    """``30m``, ``2h``, ``7d`` ago, an RFC 3339 time, or ms since the epoch → ms."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if ago := re.fullmatch(r"(\d+)([smhd])", value):
-            return now_ms() - int(ago[1]) * _UNITS_MS[ago[2]]
-        if value.isdigit():
-            return int(value)
-        try:
-            return from_rfc3339(value)
-        except ValueError:
-            self.fail(f"{value!r} is none of 30m, 2h, 7d, 2026-01-31T12:00:00Z, or ms", param, ctx)
-
-
 def _filtered(verb: Callable[..., Any]) -> Callable[..., Any]:
-    verb = click.option("--since", type=Since(), default=0, help="put aside since (30m, 2h, 7d, RFC 3339)")(verb)
+    verb = click.option("--since", type=Since(), default=0, help="put aside since (-30m, -2h, -7d, RFC 3339, or ms)")(
+        verb
+    )
     verb = click.option("--topic", "topics", multiple=True, help="source topic (repeatable)")(verb)
     return click.option("--reason", "reasons", multiple=True, help="as `ls` names it (repeatable)")(verb)
 
@@ -101,7 +85,7 @@ def show(settings: Settings, number: int, as_json: bool) -> None:
 @click.argument("numbers", type=click.IntRange(0), nargs=-1)
 @_filtered
 @click.option("--mend", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="corrected records (JSONL)")
-@click.option("--rate", type=click.FloatRange(0), default=1000.0, show_default=True, help="records/s; 0: no limit")
+@click.option("--rate", type=Finite(0), default=1000.0, show_default=True, help="records/s; 0: no limit")
 @click.option("--max-attempts", type=click.IntRange(1), default=3, show_default=True, help="leave those tried so often")
 @click.option("--unchecked", is_flag=True, help="send also what this release's consumers would refuse again")
 @click.option("--dry-run", is_flag=True, help="say what would happen, send nothing")
@@ -181,9 +165,9 @@ async def _list(settings: Settings, chosen: Filter, everything: bool, export: Pa
         states = tuple(LetterState) if everything else (LetterState.OPEN, LetterState.CLAIMED)
         entries = [entry for entry in book.in_state(*states) if chosen.takes(entry.head)]
         if export is not None:
-            with export.open("wb") as file:
+            with write_lines(export) as write:
                 async for letter in letters.letters([entry.head.number for entry in entries]):
-                    file.write(export_line(letter) + b"\n")
+                    write(export_line(letter))
         return {
             **{state.value: len(book.in_state(state)) for state in LetterState},
             "exported": len(entries) if export is not None else None,
@@ -212,6 +196,8 @@ async def _redrive(settings: Settings, options: RedriveOptions, chosen: Filter, 
     async with Redrive(settings, options, mends) as run:
         if mends is not None and (strangers := sorted(mends.keys() - run.known())):
             raise BadInput(f"{mend}: no letters {ranges(strangers)[:200]}", mend="aif dlq ls --all")
+        if strangers := sorted((chosen.numbers or frozenset()) - run.known()):
+            raise BadInput(f"there are no letters {ranges(strangers)[:200]}", mend="aif dlq ls --all")
         with _progress(len(run.choose(chosen))) as show:
             return await run.run(chosen, show)
 
@@ -239,7 +225,8 @@ async def _purge(settings: Settings, chosen: Filter | None, dry_run: bool) -> di
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[RedriveSummary], None]]:
     columns = (TextColumn("letters"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("letters", total=total)
 
         def show(summary: RedriveSummary) -> None:
@@ -259,6 +246,8 @@ def _print_groups(view: dict[str, Any]) -> None:
     console = Console()
     if view["groups"]:
         console.print(groups_table(view["groups"], console.width))
+    elif view["open"] or view["claimed"]:
+        click.echo("no letter fits the filter")
     click.echo(f"{view['open']} open, {view['claimed']} being redriven, {view['handled']} handled")
     if view["exported"] is not None:
         click.echo(f"{view['exported']} letters exported")
@@ -274,6 +263,6 @@ def _print_summary(summary: RedriveSummary, as_json: bool, sent: str) -> None:
         f"{summary.selected} letters: {summary.sent} {sent}, {summary.dropped} dropped, {len(summary.left)} left"
     )
     for outcome in summary.left[:_SHOWN_LEFT]:
-        click.echo(f"  {outcome.letter} {outcome.result}: {outcome.problem}")
+        click.echo(f"  {outcome.letter} {outcome.result}: {plain(outcome.problem)}")
     if len(summary.left) > _SHOWN_LEFT:
         click.echo(f"  … and {len(summary.left) - _SHOWN_LEFT} more (--json lists them)")

@@ -14,6 +14,7 @@ from rich.table import Table
 from aif_stream.bus.letter_log import LetterLog
 from aif_stream.bus.letters import Entry, Letter
 from aif_stream.bus.mends import Outgoing, check, export_line, text_of
+from aif_stream.cli.values import plain
 from aif_stream.clock import now_ms, to_rfc3339
 from aif_stream.errors import BadEvent, BadInput
 from aif_stream.settings import Settings
@@ -86,11 +87,11 @@ def _print(entry: Entry, letter: Letter, settings: Settings) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in facts.items():
-        table.add_row(escape(name), escape(text))
+        table.add_row(escape(plain(name)), escape(plain(text)))
     console = Console()
     console.print(table)
     console.print()
-    console.print(escape(_value(letter.value)), highlight=False)
+    console.print(escape(plain(_value(letter.value))), highlight=False)
 
 
 def _bytes(data: bytes | None) -> str:

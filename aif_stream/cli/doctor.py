@@ -48,5 +48,9 @@ def doctor(settings: Settings, as_json: bool, quiet: bool) -> int:
             level = finding.level.value
             table.add_row(f"[{_STYLE[level]}]{level}[/]", finding.check, escape(finding.what) + mend)
         Console().print(table)
-        click.echo(f"{counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok")
+        click.echo(f"{_some(counts['error'], 'error')}, {_some(counts['warning'], 'warning')}, {counts['ok']} ok")
     return 3 if counts["error"] else 0
+
+
+def _some(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from aif_stream.cli.entry import run_async, with_settings
 from aif_stream.cli.lag_gap import gap_of, seconds
+from aif_stream.cli.values import Finite, plain
 from aif_stream.domain.freshness import Status
 from aif_stream.errors import AifError
 from aif_stream.freshness.ask import lag_report
@@ -30,7 +31,7 @@ FELL_SHORT: Final = 3
 @click.command()
 @click.option("--watch", is_flag=True, help="refresh every second until Ctrl-C")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout; with --watch one a line")
-@click.option("--max", "max_s", type=click.FloatRange(min=0), help="exit 3 when anything is older than SECONDS")
+@click.option("--max", "max_s", type=Finite(min=0), help="exit 3 when anything is older than SECONDS")
 @with_settings
 def lag(settings: Settings, watch: bool, as_json: bool, max_s: float | None) -> int:
     """Show how far every consumer is, in records and seconds, and how long an update takes to matter.
@@ -159,7 +160,7 @@ def _below(report: LagReport) -> list[Text]:
         line.append(f"{mirror.status} {mirror.reason}", style=_STYLES[mirror.status])
         found.append(line)
     found += [
-        Text(f"clock      {source.source} is {source.ahead_s:.1f} s ahead of the broker", style="yellow")
+        Text(f"clock      {plain(source.source)} is {source.ahead_s:.1f} s ahead of the broker", style="yellow")
         for source in report.sources
         if source.skewed
     ]

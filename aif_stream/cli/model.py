@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from aif_stream.cli.entry import run_async, with_settings
+from aif_stream.cli.values import Finite
 from aif_stream.settings import Settings
 
 
@@ -124,7 +125,7 @@ def gate(settings: Settings, version: str, as_json: bool) -> int:
 @click.argument("version")
 @click.option(
     "--percent",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Finite(0, 100, min_open=True),
     default=100.0,
     help="a canary: this share of the users, by a hash of their id; the others stay where they are",
 )

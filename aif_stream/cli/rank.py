@@ -12,6 +12,7 @@ from rich.table import Table
 
 from aif_stream.cli.entry import run_async, with_settings
 from aif_stream.cli.rank_explained import SHOWN, check_started, follow
+from aif_stream.cli.values import Finite
 from aif_stream.errors import AifError, Overloaded, UpstreamError
 from aif_stream.settings import Settings
 
@@ -23,7 +24,7 @@ _PATIENCE_S: Final = 10.0  # beyond the request's own deadline: the server answe
 @click.argument("user")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="how many items")
 @click.option("--candidates", help="item ids, separated by commas (default: retrieval names them)")
-@click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="the request's deadline")
+@click.option("--deadline-ms", type=Finite(min=0, min_open=True), help="the request's deadline")
 @click.option("--explain", is_flag=True, help="explain the first items as well: wait for the reasons")
 @click.option("--json", "as_json", is_flag=True, help="the answer as JSON on stdout")
 @with_settings
@@ -62,7 +63,7 @@ async def _ask(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
             status = reply.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UpstreamError(
-            f"{url} does not answer: {error or type(error).__name__}", mend="start `aif up` or `aif serve`"
+            f"{url} does not answer: {str(error) or type(error).__name__}", mend="start `aif up` or `aif serve`"
         ) from None
     except orjson.JSONDecodeError:
         raise UpstreamError(f"{url} is no aif serve", mend="set AIF_SERVE_URL") from None

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aif_stream.cli.entry import with_settings
+from aif_stream.cli.values import Finite, plain
 from aif_stream.errors import BadInput
 from aif_stream.settings import Settings
 
@@ -32,15 +33,15 @@ _SHOWN = 10
 
 @click.command()
 @click.argument("source", metavar="FILE|kafka:SINCE..UNTIL")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="times the original timing  [default: 1]")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="requests per second instead")
+@click.option("--speed", type=Finite(min=0, min_open=True), help="times the original timing  [default: 1]")
+@click.option("--rate", type=Finite(min=0, min_open=True), help="requests per second instead")
 @click.option("--to", help="server to send to  [default: AIF_SERVE_URL, or the one that `aif up` started]")
 @click.option("--against", default="", metavar="URL|VERSION", help="send everything here too, and compare the two")
 @click.option("--as-of", metavar="TIME", help="on the index as it was then: -15m, -2h, 2026-01-31T12:00:00Z, or ms")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="write one HTML page")
-@click.option("--max-drift", type=click.FloatRange(min=0), help="exit 3 when the drift is larger")
+@click.option("--max-drift", type=Finite(min=0), help="exit 3 when the drift is larger")
 @click.option("--retrieve", is_flag=True, help="candidates that retrieval had named: let retrieval name them again")
-@click.option("--timeout", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="seconds")
+@click.option("--timeout", default=10.0, show_default=True, type=Finite(min=0, min_open=True), help="seconds")
 @click.option("--connections", default=512, show_default=True, type=click.IntRange(1, 2048), help="per server, at most")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 @with_settings
@@ -107,10 +108,12 @@ async def _replay(
     max_drift: float | None,
     as_json: bool,
 ) -> int:
-    from aif_stream.replay.report import write_report
+    from aif_stream.replay.report import check_writable, write_report
     from aif_stream.replay.run import replaying
     from aif_stream.replay.tape import Tape
 
+    if report is not None:
+        check_writable(report)
     async with _lines(settings, source) as lines:
         tape = Tape(lines)
     with tape:
@@ -210,14 +213,14 @@ def _show(outcome: Outcome, shape: dict[str, Any]) -> None:
     table.add_row(shape["to"], *_cells(shape["latency_ms"]))
     against = shape.get("against")
     if against is not None:
-        table.add_row(against["url"], *_cells(against["latency_ms"]))
+        table.add_row(against["name"], *_cells(against["latency_ms"]))
     console.print(table)
     if against is not None:
         for name, found in against["difference_ms"].items():
             text = f"{name} {found['value']:+.2f} ms [{found['low']:+.2f}, {found['high']:+.2f}]"
             console.print(f"difference of {text}", highlight=False, soft_wrap=True)
-    for reason, times in shape["error_reasons"].items():
-        console.print(f"  {times:,} × {reason}", highlight=False, soft_wrap=True, style="yellow")
+    for reason, times in outcome.failures():
+        console.print(f"  {times:,} × {plain(reason)}", highlight=False, soft_wrap=True, style="yellow")
     if outcome.drift is not None:
         _show_drift(console, shape["drift"])
 
@@ -243,10 +246,11 @@ def _show_drift(console: Console, drift: dict[str, Any]) -> None:
     table = Table("changed item", "requests", "apart", "lost", "gained", "largest", box=None, pad_edge=False)
     for change in drift["changes"][:_SHOWN]:
         counts = (f"{change[name]:,}" for name in ("requests", "apart", "lost", "gained"))
-        table.add_row(change["item_id"], *counts, f"{change['max_abs']:.6g}")
+        table.add_row(plain(change["item_id"]), *counts, f"{change['max_abs']:.6g}")
     console.print(table)
     if drift["changed_items_total"] > _SHOWN:
         console.print(f"… of {drift['changed_items_total']:,} (--json, --report)", highlight=False, soft_wrap=True)
+    console.print("apart: requests in which most other scores stayed, so that the item itself changed", soft_wrap=True)
 
 
 def _cells(quantiles: dict[str, float]) -> list[str]:

@@ -73,7 +73,7 @@ class AllMetrics:
             async with self._http.get(f"http://{self._host}:{self._ports[number - 1]}/metrics") as reply:
                 return await reply.text() if reply.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning(kv("metrics.missing", process=number, problem=error or type(error).__name__))
+            log.warning(kv("metrics.missing", process=number, problem=str(error) or type(error).__name__))
             return None
 
 

@@ -114,7 +114,7 @@ class Overview:
                 return None, "the monitor has seen nothing yet"
         except (AifError, aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             self._monitor = ""
-            return None, f"the monitor does not answer: {error or type(error).__name__}"
+            return None, f"the monitor does not answer: {str(error) or type(error).__name__}"
 
     async def _address(self) -> str:
         leases = await LeaseBook(self._redis).read(MONITOR)

@@ -18,12 +18,14 @@ ZSTD: Final = ".zst"
 # Level 3 of zstd: its default, 4-6 times smaller for candidate lists at some 200 MB/s.
 _LEVEL: Final = 3
 _BLOCK_BYTES: Final = 1 << 20
-_AGO: Final = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_AGO: Final = re.compile(r"-?(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)")
+_LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999, the last that RFC 3339 can write
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def parse_time(text: str, now_ms: int) -> int:
-    """``now``, ``-90s`` ``-15m`` ``-1h`` ``-2d`` (before now), ms since the epoch, or RFC 3339 -> ms since the epoch.
+    """``now``, ``-90s`` ``-15m`` ``-1h`` ``-2d`` (before now; without the sign, too), ms since the epoch, or RFC
+    3339 -> ms since the epoch, 0 for what is longer ago.
 
     Raises ``BadInput``.
     """
@@ -31,11 +33,12 @@ def parse_time(text: str, now_ms: int) -> int:
     if text == "now":
         return now_ms
     if ago := _AGO.fullmatch(text):
-        return now_ms - round(float(ago[1]) * _UNIT_MS[ago[2]])
-    if text.isascii() and text.isdigit():
-        return int(text)
+        return max(0, now_ms - round(float(ago[1]) * _UNIT_MS[ago[2]]))
     try:
-        return from_rfc3339(text)
+        ms = int(text) if text.isascii() and text.isdigit() else from_rfc3339(text)
+        if not 0 <= ms <= _LAST_MS:
+            raise ValueError(ms)
+        return ms
     except ValueError:
         raise BadInput(
             f"{text!r} is no time", mend="now, -15m, -1h, -2d, 2026-01-31T12:00:00Z, or ms since the epoch"
@@ -64,18 +67,22 @@ def read_lines(path: Path) -> Iterator[Iterator[bytes]]:
                 path = Path(plain.name)
             with path.open("rb") as file:
                 yield iter(file)
-        except (OSError, cramjam.DecompressionError) as error:
-            raise BadInput(f"{path}: {error}") from None
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror or error}") from None
+        except cramjam.DecompressionError as error:
+            raise BadInput(f"{path}: {error}", mend="a whole file that zstd wrote") from None
 
 
 @contextmanager
 def write_lines(path: Path) -> Iterator[Callable[[bytes], None]]:
     """A function that adds a line to the file, compressed when its name says so.
 
-    The file appears whole, under its name, when the context ends well; else nothing is left of it. Raises ``BadInput``
+    The file appears whole, under its name, when the context ends well; else nothing is left of it. What is no file (a
+    pipe, ``/dev/stdout``, a link to something) is written as it goes: nothing may take its place. Raises ``BadInput``
     when it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    in_place = path.is_symlink() or (path.exists() and not path.is_file())
+    part = path if in_place else path.with_name(path.name + ".part")
     frame = cramjam.zstd.Compressor(_LEVEL) if path.name.endswith(ZSTD) else None
     block = bytearray()
     try:
@@ -99,8 +106,10 @@ def write_lines(path: Path) -> Iterator[Callable[[bytes], None]]:
             flush()
             if frame is not None:
                 file.write(bytes(frame.finish()))
-        part.replace(path)
+        if not in_place:
+            part.replace(path)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        if not in_place:
+            part.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +61,14 @@ def write_report(path: Path, outcome: Outcome, source: str) -> None:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
+def check_writable(path: Path) -> None:
+    """Before a long replay is for nothing. Raises ``BadInput`` when no page could be written there."""
+    if path.is_dir():
+        raise BadInput(f"{path}: Is a directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInput(f"{path}: cannot be written", mend="--report in a folder that is there and yours")
+
+
 def page(outcome: Outcome, source: str) -> str:
     """The whole document."""
     shape = outcome.shape()
@@ -74,7 +83,7 @@ def page(outcome: Outcome, source: str) -> str:
         "<h2>Latency over time</h2>",
         _over_time(outcome),
         _latency_table(shape),
-        _errors(shape),
+        _errors(outcome),
         _drift(outcome.drift, outcome, shape) if outcome.drift is not None else "",
     ]
     return (
@@ -88,7 +97,7 @@ def _figures(shape: dict[str, Any]) -> str:
     cells = [
         ("sent", f"{shape['sent']:,}", f"in {shape['scheduled_s']:.1f} s", ""),
         ("errors", f"{shape['errors']:,}", "", "bad" if shape["errors"] else "ok"),
-        ("p50 / p99", f"{shape['latency_ms']['p50']:.1f} / {shape['latency_ms']['p99']:.1f} ms", "", ""),
+        ("p50 / p99, ms", f"{shape['latency_ms']['p50']:.1f} / {shape['latency_ms']['p99']:.1f}", "", ""),
         ("slowest", f"{shape['latency_ms']['max']:.1f} ms", "", ""),
         ("send error p99", f"{shape['send_error_ms']['p99']:.2f} ms", "how late the player was", ""),
     ]
@@ -116,29 +125,29 @@ def _percentiles(outcome: Outcome) -> str:
     n = max(int(outcome.to.answered.sum()), 10)
     nines = min(5, max(2, int(np.ceil(np.log10(n)))))
     share = 1.0 - np.logspace(0, -nines, 400)
-    series = [_curve(outcome.to, share, "a")]
+    series = [_curve(outcome.to, share, "a", outcome.to.url)]
     if outcome.against is not None:
-        series.append(_curve(outcome.against, share, "b"))
+        series.append(_curve(outcome.against, share, "b", outcome.against_name))
     late = np.maximum(np.abs(outcome.to.send_error_s) * 1000.0, _LEAST_MS)
     series.append(Series("send error", share, np.quantile(late, share), "c"))
     low, high = min(float(s.y.min()) for s in series), max(float(s.y.max()) for s in series)
     return chart(series, percentile(nines), logarithmic("ms", low, high), "latency by percentile")
 
 
-def _curve(recording: Recording, share: Floats, colour: str) -> Series:
+def _curve(recording: Recording, share: Floats, colour: str, name: str) -> Series:
     ms = np.maximum(recording.latency_s[recording.answered] * 1000.0, _LEAST_MS)
-    return Series(recording.url, share, np.quantile(ms, share), colour)
+    return Series(name, share, np.quantile(ms, share), colour)
 
 
 def _over_time(outcome: Outcome) -> str:
     due = outcome.due_s
     series = []
-    for recording, colour in ((outcome.to, "a"), (outcome.against, "b")):
+    for recording, colour, name in ((outcome.to, "a", outcome.to.url), (outcome.against, "b", outcome.against_name)):
         if recording is None:
             continue
         ms = np.where(recording.answered, recording.latency_s * 1000.0, np.nan)
         at, worst = _buckets(due, ms)
-        series.append(Series(f"slowest, {recording.url}", at, np.maximum(worst, _LEAST_MS), colour))
+        series.append(Series(f"slowest, {name}", at, np.maximum(worst, _LEAST_MS), colour))
     values = np.concatenate([s.y[np.isfinite(s.y)] for s in series])
     y = logarithmic("slowest of each moment, ms", float(values.min()), float(values.max()))
     return chart(series, linear("seconds after the beginning", 0.0, float(due[-1]), " s"), y, "latency over time")
@@ -160,7 +169,7 @@ def _latency_table(shape: dict[str, Any]) -> str:
     rows = [(shape["to"], shape["latency_ms"])]
     against = shape.get("against")
     if against is not None:
-        rows.append((against["url"], against["latency_ms"]))
+        rows.append((against["name"], against["latency_ms"]))
     lines = "".join(
         f"<tr><td>{escape(url)}</td>{''.join(f'<td>{found[name]:.2f}</td>' for name in names)}</tr>"
         for url, found in rows
@@ -176,10 +185,11 @@ def _latency_table(shape: dict[str, Any]) -> str:
     return f"{table}<h2>Difference of the two, in pairs</h2>{''.join(notes)}"
 
 
-def _errors(shape: dict[str, Any]) -> str:
-    if not shape["error_reasons"]:
+def _errors(outcome: Outcome) -> str:
+    found = outcome.failures()
+    if not found:
         return ""
-    lines = "".join(f"<tr><td>{escape(why)}</td><td>{n:,}</td></tr>" for why, n in shape["error_reasons"].items())
+    lines = "".join(f"<tr><td>{escape(why)}</td><td>{n:,}</td></tr>" for why, n in found)
     return f"<h2>Errors</h2><div class=wide><table><tr><th>reason</th><th>requests</th></tr>{lines}</table></div>"
 
 
@@ -189,7 +199,8 @@ def _drift(drift: Drift, outcome: Outcome, shape: dict[str, Any]) -> str:
     text = (
         f"<h2>Drift against {escape(found['compared_with'])}</h2><p class=soft>{found['compared']:,} compared, "
         f"{left_out['degraded']:,} left out as degraded, {left_out['unanswered']:,} unanswered. In "
-        f"{drift.whole_user:,} requests most scores changed at once: the user's side did, or the version.</p>"
+        f"{drift.whole_user:,} requests most scores changed at once: the user's side did, or the version. Drift is "
+        "the largest of 1 - overlap@k, 1 - rank correlation (means over requests) and the largest score change.</p>"
     )
     at, score = _buckets(outcome.due_s, drift.score_max_abs)
     _, missing = _buckets(outcome.due_s, 1.0 - drift.overlap)
@@ -217,10 +228,15 @@ def _changes(found: dict[str, Any]) -> str:
         return "<p>No score changed.</p>"
     most = max(change["max_abs"] for change in found["changes"][:_SHOWN]) or 1.0
     lines = "".join(
-        f"<tr><td>{escape(c['item_id'])}</td><td>{c['requests']:,}</td><td>{c['lost']:,}</td><td>{c['gained']:,}</td>"
+        f"<tr><td>{escape(c['item_id'])}</td><td>{c['requests']:,}</td><td>{c['apart']:,}</td><td>{c['lost']:,}</td><td>{c['gained']:,}</td>"
         f"<td>{c['max_abs']:.4g}</td><td class=bar><i style='width:{100 * c['max_abs'] / most:.1f}%'></i></td></tr>"
         for c in found["changes"][:_SHOWN]
     )
-    heads = "".join(f"<th>{name}</th>" for name in ("item", "requests", "lost", "gained", "largest change", ""))
-    more = f"<p class=soft>{found['changed_items_total']:,} items changed in all.</p>"
+    heads = "".join(
+        f"<th>{name}</th>" for name in ("item", "requests", "apart", "lost", "gained", "largest change", "")
+    )
+    more = (
+        f"<p class=soft>{found['changed_items_total']:,} items changed in all. Apart: requests in which most other "
+        "scores stayed, so that the item itself must have changed; these come first.</p>"
+    )
     return f"<h2>Items that changed most</h2>{more}<div class=wide><table><tr>{heads}</tr>{lines}</table></div>"

@@ -76,6 +76,7 @@ class Outcome:
         if self.against is not None:
             found["against"] = {
                 "url": self.against.url,
+                "name": self.against_name,
                 "errors": int((~self.against.answered).sum()),
                 "error_reasons": dict(self.against.errors.most_common(10)),
                 "latency_ms": quantiles_ms(self.against.latency_s[self.against.answered]),
@@ -84,6 +85,19 @@ class Outcome:
         if self.drift is not None:
             found["drift"] = _drift_shape(self.drift, self.compared_with)
         return found
+
+    @property
+    def against_name(self) -> str:
+        """What stands beside its figures: its URL, and what tells it from ``to`` where both are one server."""
+        if self.against is None:
+            return ""
+        url = self.against.url
+        return f"{url} {self.compared_with if self.compared_with != url else '(again)'}" if url == self.to.url else url
+
+    def failures(self) -> list[tuple[str, int]]:
+        """(whose and why, how often), the ten commonest of each side."""
+        sides = [(self.to.url, self.to), *((self.against_name, side) for side in (self.against,) if side is not None)]
+        return [(f"{name}: {why}", n) for name, side in sides for why, n in side.errors.most_common(10)]
 
     def latency_difference_ms(self) -> dict[str, Interval]:
         """Latency of ``against`` less that of ``to`` in ms, over requests that both answered."""

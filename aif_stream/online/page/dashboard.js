@@ -26,8 +26,8 @@ function tiles(server, lag) {
   const requests = server.requests, probe = lag?.probe, saved = requests.stages_ms?.overlap_saved;
   const age = lag?.watermark_age_s, seen = known(probe?.last_s), waits = probe?.open_s > 2;
   const rows = [
-    ["everything is in Redis, as of", !lag ? "–" : age === 0 ? "now" : span(age) + " ago",
-     lag ? `${number(lag.partitions.reduce((n, part) => n + part.lag_records, 0), 0)} records wait` : "no monitor", age > 5 ? "bad" : age > 1 ? "warn" : ""],
+    ["everything is in Redis, as of", !lag ? "–" : !known(age) ? "?" : age === 0 ? "now" : span(age) + " ago",
+     lag ? `${number(lag.partitions.reduce((n, part) => n + part.lag_records, 0), 0)} records wait` : "no monitor", lag && !known(age) || age > 5 ? "bad" : age > 1 ? "warn" : ""],
     ["an update matters after", waits ? "> " + span(probe.open_s) : seen ? span(probe.last_s) : "–",
      seen ? `p50 ${span(probe.p50_s)}, p99 ${span(probe.p99_s)}` : probe?.problem || "no probe yet", waits ? "bad" : ""],
     ["answers per second", number(requests.per_s),
@@ -51,7 +51,7 @@ function nice(most) {
 function chart(id, lines, format, least) {
   const node = $(id), width = Math.max(node.clientWidth, 200), height = id === "records" ? 80 : 176;
   const left = 46, top = 8, bottom = 18, right = 4, end = points.at(-1)?.[0] ?? Date.now();
-  const minutes = [1, 2, 5, 10].find((n) => n * 60000 >= end - (points[0]?.[0] ?? end)) ?? 10, length = minutes * 60000, begin = end - length;
+  const minutes = [1, 2, 4, 8, 10].find((n) => n * 60000 >= end - (points[0]?.[0] ?? end)) ?? 10, length = minutes * 60000, begin = end - length;
   const values = points.flatMap((point) => lines.map((line) => point[line.column]).filter(known));
   const most = nice(Math.max(least, ...values));
   const x = (at) => left + (at - begin) / length * (width - left - right);
@@ -182,15 +182,16 @@ function cells(row, values, judged, reason) {
 function watched(lag) {
   const groups = new Map(), order = ["OK", "WARN", "STALL", "STOP"];
   for (const part of lag?.partitions ?? []) {
-    const sum = groups.get(part.group) ?? {records: 0, oldest: 0, rate: 0, status: "OK", reason: ""};
+    const sum = groups.get(part.group) ?? {records: 0, oldest: 0, rate: 0, unread: false, status: "OK", reason: ""};
     sum.records += part.lag_records;
     sum.oldest = Math.max(sum.oldest, part.lag_s ?? 0);
+    sum.unread ||= !known(part.lag_s);  // an age that nobody knows is not 0
     sum.rate += part.rate_per_s;
     if (order.indexOf(part.status) > order.indexOf(sum.status)) [sum.status, sum.reason] = [part.status, part.reason];
     groups.set(part.group, sum);
   }
   $("groups").replaceChildren(...[...groups].map(([name, sum]) =>
-    cells(make("tr"), [[name], [number(sum.records, 0), "n"], [span(sum.oldest), "n"], [number(sum.rate, 0), "n"]], sum.status, sum.reason)));
+    cells(make("tr"), [[name], [number(sum.records, 0), "n"], [sum.unread ? "?" : span(sum.oldest), "n"], [number(sum.rate, 0), "n rate"]], sum.status, sum.reason)));
   $("servers").replaceChildren(...(lag?.mirrors ?? []).map((mirror) =>
     cells(make("tr"), [[mirror.server], [known(mirror.rows) ? number(mirror.rows, 0) : "in Redis", "n"], [span(mirror.applied_age_s), "n"]], mirror.status, mirror.reason)));
 }

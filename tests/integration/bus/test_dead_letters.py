@@ -123,6 +123,10 @@ async def test_the_verb_lists_shows_mends_and_gives_up(bus: Bus, tmp_path: Path)
     assert (code, b"hex:ff" in out, b"offset 41" in out) == (0, True, True)
     code, _, err = await aif(bus.settings, "dlq", "show", "999")
     assert (code, "no letter 999" in err) == (1, True)
+    code, _, err = await aif(bus.settings, "dlq", "redrive", "999")
+    assert (code, "no letters 999" in err) == (1, True)
+    code, _, err = await aif(bus.settings, "dlq", "ls", "--export", str(tmp_path / "nothing" / "x"))
+    assert (code, "No such file" in err) == (1, True)
 
     line = {"letter": numbers[0], "line": {"item_id": 1, "category": "c"}}
     file = write_lines(tmp_path / "m.jsonl", [line, {"letter": numbers[1], "drop": True}])

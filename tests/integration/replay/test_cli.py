@@ -95,6 +95,8 @@ async def test_a_log_without_answers_is_played_and_cannot_be_judged(tmp_path: Pa
         (("--to", "ftp://x"), 1, "is no address"),
         (("--to", "http://127.0.0.1:1"), 1, "does not answer"),
         (("--rate", "0"), 2, "--rate"),
+        (("--max-drift", "nan"), 2, "no finite number"),
+        (("--report", "nothing/r.html", "--to", "http://127.0.0.1:1"), 1, "cannot be written"),
     ],
 )
 async def test_wrong_usage_is_told(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,32 @@ def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_file_is_written_and_stays_what_it_is(tmp_path: Path) -> None:
+    pipe, target, link = (tmp_path / name for name in ("pipe", "target", "link"))
+    os.mkfifo(pipe)
+    target.touch()
+    link.symlink_to(target)
+    held = os.open(pipe, os.O_RDWR)  # so that neither end waits for the other
+    try:
+        for path in (pipe, link, Path(os.devnull)):
+            with write_lines(path) as write:
+                write(b"{}")
+        assert os.read(held, 10) == b"{}\n"
+    finally:
+        os.close(held)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"{}\n"
+    assert pipe.is_fifo()
+    assert Path(os.devnull).is_char_device()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "target", "link"}
+
+
+@pytest.mark.parametrize("name", ["", "nothing/log.jsonl"])
+def test_where_no_file_can_be_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput), write_lines(tmp_path / name):
+        pass
+
+
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl.zst"
     path.write_bytes(b"{}\n")
@@ -61,6 +88,8 @@ def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path) -> None:
         ("-90s", NOW_MS - 90_000),
         ("-1.5h", NOW_MS - 5_400_000),
         ("-2d", NOW_MS - 172_800_000),
+        ("30m", NOW_MS - 1_800_000),
+        ("-99999999d", 0),
         ("1699999999999", 1_699_999_999_999),
         ("2023-11-14T22:13:20Z", NOW_MS),
         ("2023-11-14T23:13:20+01:00", NOW_MS),
@@ -75,7 +104,20 @@ def test_every_time_is_read_back_from_rfc_3339(ms: int) -> None:
     assert parse_time(to_rfc3339(ms), NOW_MS) == ms
 
 
-@pytest.mark.parametrize("text", ["yesterday", "-1w", "", "2023-11-14T22:13:20", "1e3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        "-1w",
+        "",
+        "2023-11-14T22:13:20",
+        "1e3",
+        "1969-12-31T23:59:59Z",
+        "9" * 20,
+        "9" * 5_000,
+        "9" * 400 + "d",
+    ],
+)
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(BadInput, match="-15m"):
         parse_time(text, NOW_MS)
