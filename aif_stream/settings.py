@@ -70,7 +70,7 @@ class Settings:
     retrieval_port: int = _setting(8081, "port of aif retrieval", low=0)
     metrics_port: int = _setting(8082, "port of /metrics of roles without HTTP; 0: a free one", low=0)
     metrics: bool = _setting(True, "count and time what happens; false: every aif_* series stays at zero")
-    probe_every_s: float = _setting(2.0, "aif monitor updates its probe so often; 0: no probe", low=0)
+    probe_every_s: float = _setting(5.0, "aif monitor updates its probe so often; 0: no probe", low=0)
     monitor_port: int = _setting(8083, "port of aif monitor", low=0)
     serve_url: str = _setting("", "where CLI verbs find aif serve; empty: host and port above")
     retrieval_urls: str = _setting("http://127.0.0.1:8081", "retrieval upstreams, comma-separated")

@@ -4,7 +4,7 @@
 
 Two whole systems stand side by side on one Kafka (topic prefixes) with a Redis each: `aif nearline` and `aif serve` as
 they ship, watched by an `aif monitor`; and the same with AIF_METRICS=false, AIF_REQUEST_LOG_RATE=0 and no monitor.
-They are given the same work in turns (on, off, off, on, …): 1,200 requests of 2,000 and 400 of 10,000 candidates, then
+They are given the same work in turns (on, off, off, on, …): 2,000 requests of 2,000 and 700 of 10,000 candidates, then
 UPDATES item updates. Counted is the CPU time of the two processes while their system works, and for SETTLE_S more, in
 which the request log writes what waits; so clients, Kafka, Redis and the other system do not count, and the probe's
 own requests and updates do, since they fall into the same time. The monitor's own CPU is told beside it, per hour.
@@ -56,10 +56,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the 
 from drills.stack import untrained
 
 ITEMS = 12_000
-REQUESTS = {2_000: 1_200, 10_000: 400}  # per turn, by candidates: turns of two to three seconds of CPU
-UPDATES = 20_000
+REQUESTS = {2_000: 2_000, 10_000: 700}  # per turn, by candidates: turns of two to three seconds of CPU
+UPDATES = 40_000
 # Longer than records of the request log are gathered, and short against a turn: what the monitor asks meanwhile counts.
-SETTLE_S = 0.6
+SETTLE_S = 1.2
 PARTS = ("metrics", "log", "probe")
 CLIENTS, OPEN_ACKS = 4, 2_000
 SHARED = (

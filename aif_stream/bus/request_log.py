@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 # Answers that wait to be written: 80 KB each at 10,000 candidates with large ids, so 40 MB at most.
 _QUEUE: Final = 512
 # Records of so long travel in one batch per partition, and share what it costs: at 100 answers/s of 10,000 candidates
-# (with zstd then) 0.05 s cost 0.22 ms of CPU per answer, 0.25 s cost 0.16. With half the queue full nobody waits.
-_LINGER_S: Final = 0.5
+# (with zstd then) 0.05 s cost 0.22 ms of CPU per answer, 0.25 s cost 0.16. A killed server loses as much of the log.
+# With half the queue full nobody waits.
+_LINGER_S: Final = 1.0
 _TURN: Final = 32  # records written before the answers have their turn on the loop: a third of a millisecond
 # Numbers close to random in the bytes that they need: snappy passes them through at 4 µs a record of 2,000 candidates,
 # where zstd takes 10 to 25 for next to nothing and lz4 (at aiokafka's level) 100. Ids as text it halves.
@@ -94,7 +95,7 @@ class RequestLogWriter:
         """Log an answer if it belongs to the sample.
 
         What waits is small and of few objects. Request and answer themselves are thousands (a list of candidates, the
-        items); kept for half a second they leave the processor's caches, so that letting go of them costs 40 µs, and
+        items); kept for a second they leave the processor's caches, so that letting go of them costs 40 µs, and
         the next requests find no warm memory to be put into. Head and headers are made where they are written, for many
         in a row: 15 µs each there, 50 between two requests.
         """

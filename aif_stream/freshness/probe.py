@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 SOURCE: Final = "aif/monitor"
 _AGAIN_S: Final = 2.0
-_KEPT: Final = 300  # ten minutes
+_KEPT: Final = 120  # ten minutes at the usual pace
 # While an update is young, ask this often: the error of a figure. Later, a tenth of its age.
 _ASK_S: Final = 0.004
 _ASK_AT_MOST_S: Final = 0.25
@@ -45,7 +45,7 @@ _SOONER_S: Final = 0.008
 _LAST: Final = 5
 _PATIENCE_S: Final = 2.0
 _QUEUED_S: Final = 20.0  # a leader election took half of it when measured
-_MOST_OPEN: Final = 1_800  # an hour of waiting; then each new one replaces the one after the oldest
+_MOST_OPEN: Final = 720  # an hour of waiting; then each new one replaces the one after the oldest
 _CATEGORY: Final = "aif:probe"
 _BODY: Final = orjson.dumps({"user_id": PROBE_USER, "candidates": [PROBE_ITEM], "k": 1, "deadline_ms": 1000})
 
