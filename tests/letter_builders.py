@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +10,8 @@ from typing import Any, NamedTuple
 from aif_stream.bus.events import event_headers
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import EventType
-from aif_stream.settings import Settings, variables
 from tests.nearline_builders import T0_MS, item_line
 
-SHARED = ("kafka_bootstrap", "redis_url", "topic_prefix", "models_dir", "index_buckets", "home", "serve_url")
 Headers = list[tuple[str, bytes]]
 
 
@@ -63,26 +58,6 @@ KINDS: dict[tuple[str, str], Callable[[str], Bad]] = {
 def mended(exported: dict[str, Any], name: str) -> dict[str, Any]:
     """What an engineer's script makes of one exported letter: a good line, at a time that has been."""
     return {"letter": exported["letter"], "line": {**json.loads(item_line(name)), "event_time_ms": T0_MS + 1}}
-
-
-async def aif(settings: Settings, *words: str, stdin: bytes = b"") -> tuple[int | None, bytes, str]:
-    """``aif …`` in a process of its own: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aif_stream", *words),
-        env={**os.environ, **variables(settings, SHARED), "OMP_NUM_THREADS": "1"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate(stdin)
-    return process.returncode, out, err.decode()
-
-
-async def aif_json(settings: Settings, *words: str) -> tuple[int | None, Any]:
-    """``aif … --json``: exit code and what stdout says."""
-    code, out, err = await aif(settings, *words, "--json")
-    assert out, err
-    return code, json.loads(out)
 
 
 def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> Path:

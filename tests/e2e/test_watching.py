@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.browser import open_page
-from tests.e2e.test_stack import Up, running
+from tests.e2e.up import Up, running
 from tests.prometheus import DEPLOY, Prometheus, rules, scraping, tool_or_skip
 from tests.stack import eventually
 

@@ -20,8 +20,9 @@ from aif_stream.bus.trim import delete_before
 from aif_stream.errors import TopicError
 from aif_stream.settings import Settings
 from tests.bus_builders import FakeRecord
+from tests.command import aif, aif_json
 from tests.integration.bus.conftest import PREFIX, Bus
-from tests.letter_builders import aif, aif_json, write_lines
+from tests.letter_builders import write_lines
 
 
 async def _put(settings: Settings, count: int, reason: str = "collision", **more: object) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from pathlib import Path
 
 import orjson
@@ -12,22 +10,10 @@ import orjson
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.index.connection import open_redis
 from aif_stream.index.leases import SERVE, LeaseBook, keep_lease, process_id
-from aif_stream.settings import Settings, variables
+from tests.command import aif
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import all_topics, nearline_settings
 from tests.stack import eventually
-
-
-async def lag(settings: Settings, *args: str) -> tuple[int, bytes]:
-    own = variables(settings, ("home", "kafka_bootstrap", "redis_url"))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aif_stream", "lag", *args),
-        env={**os.environ, **own},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    return process.returncode or 0, out
 
 
 async def test_lag_looks_for_itself_when_no_monitor_runs_and_names_what_nobody_reads(
@@ -37,7 +23,7 @@ async def test_lag_looks_for_itself_when_no_monitor_runs_and_names_what_nobody_r
     settings = nearline_settings(broker.bootstrap, redis_url, tmp_path)
     async with EventPublisher(settings, source="test") as publisher:
         await (await publisher.item("7", category="tea"))
-    code, out = await lag(settings, "--json")
+    code, out, _ = await aif(settings, "lag", "--json")
     report = orjson.loads(out)
     assert code == 0
     assert report["by"] == "aif lag"
@@ -47,7 +33,7 @@ async def test_lag_looks_for_itself_when_no_monitor_runs_and_names_what_nobody_r
     assert (behind["position"], behind["end"], behind["reason"]) == (0, 1, "no consumer, and there never was one")
     assert behind["lag_s"] > 0
     assert report["watermark_age_s"] == behind["lag_s"]
-    code, _ = await lag(settings, "--json", "--max", "0.001")
+    code, *_ = await aif(settings, "lag", "--json", "--max", "0.001")
     assert code == 3
 
 
@@ -56,7 +42,7 @@ async def test_lag_is_told_without_redis_and_nobody_is_called_gone_who_cannot_be
 ) -> None:
     broker = await embedded_broker(all_topics())
     settings = nearline_settings(broker.bootstrap, "redis://127.0.0.1:1/0", tmp_path)
-    code, out = await lag(settings, "--json")
+    code, out, _ = await aif(settings, "lag", "--json")
     assert code == 0
     assert {part["status"] for part in orjson.loads(out)["partitions"]} == {"OK"}
 

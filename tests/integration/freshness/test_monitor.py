@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,7 +24,8 @@ from aif_stream.nearline import rollout
 from aif_stream.nearline.role import serve_nearline
 from aif_stream.online.role import serve_role
 from aif_stream.retrieval.server import retrieval_role
-from aif_stream.settings import Settings, variables
+from aif_stream.settings import Settings
+from tests.command import aif
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items
 from tests.nearline_builders import artefact
@@ -123,28 +122,16 @@ async def test_the_probe_is_in_no_result_and_in_no_count(system: System) -> None
 
 async def test_aif_lag_prints_the_monitors_report_and_exits_3_beyond_the_limit(system: System) -> None:
     await system.probed()
-    code, out = await aif(system.settings, "lag", "--json", "--max", "20")
+    code, out, _ = await aif(system.settings, "lag", "--json", "--max", "20")
     report = orjson.loads(out)
     assert code == 0
     assert report["by"] == "aif monitor"
     assert report["probe"]["last_s"] > 0
-    code, _ = await aif(system.settings, "lag", "--max", "0")
+    code, *_ = await aif(system.settings, "lag", "--max", "0")
     assert code == 3
-    code, table = await aif(system.settings, "lag")
+    code, table, _ = await aif(system.settings, "lag")
     assert code == 0
-    assert "an update matters after" in table
-
-
-async def aif(settings: Settings, *args: str) -> tuple[int, str]:
-    """The command as a process, on this system."""
-    own = variables(settings, ("home", "kafka_bootstrap", "redis_url", "topic_prefix"))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aif_stream", *args),
-        env={**os.environ, **own, "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
+    assert "an update matters after" in table.decode()
 
 
 async def logged_users(settings: Settings, *, at_least: int) -> list[str]:

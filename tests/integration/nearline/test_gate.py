@@ -35,7 +35,7 @@ from aif_stream.model.net import Net
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline.gate import GateRefused, activate_judged, judge
 from aif_stream.nearline.rollout import activate_version, rollback_version
-from tests.letter_builders import aif
+from tests.command import aif
 from tests.model_builders import make_items, small_version
 from tests.nearline_builders import T0_MS, Stack
 from tests.online_builders import Index

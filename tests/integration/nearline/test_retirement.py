@@ -19,7 +19,7 @@ from aif_stream.index.leases import SERVE, LeaseBook
 from aif_stream.model.version import ModelVersion
 from aif_stream.nearline import rollout
 from aif_stream.nearline.retirement import retire_version
-from tests.letter_builders import aif, aif_json
+from tests.command import aif, aif_json
 from tests.model_builders import small_config
 from tests.nearline_builders import T0_MS, Stack, artefact, worker
 from tests.stack import eventually

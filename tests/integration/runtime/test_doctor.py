@@ -18,8 +18,9 @@ from aif_stream.nearline import rollout
 from aif_stream.runtime.doctor import examine
 from aif_stream.runtime.findings import Finding, Level
 from aif_stream.settings import Settings
+from tests.command import aif_json
 from tests.conftest import BrokerFactory
-from tests.letter_builders import KINDS, aif_json
+from tests.letter_builders import KINDS
 from tests.nearline_builders import T0_MS, Stack, all_topics, artefact, nearline_settings, open_stack, worker
 
 NOBODY = "http://127.0.0.1:9"

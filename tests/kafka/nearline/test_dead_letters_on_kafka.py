@@ -17,7 +17,8 @@ from aif_stream.bus.topics import ITEM_UPDATES
 from aif_stream.domain.ids import key_of
 from aif_stream.embedded.kafka import KafkaCluster
 from aif_stream.settings import Settings
-from tests.letter_builders import KINDS, aif_json, mended, write_lines
+from tests.command import aif_json
+from tests.letter_builders import KINDS, mended, write_lines
 from tests.nearline_builders import Stack, kafka_settings, open_stack, worker
 from tests.stack import eventually
 

@@ -18,7 +18,7 @@ from aif_stream.runtime import bus_health
 from aif_stream.runtime.doctor import examine
 from aif_stream.runtime.findings import Finding, Level
 from aif_stream.settings import Settings
-from tests.letter_builders import aif_json
+from tests.command import aif_json
 from tests.nearline_builders import T0_MS, Stack, kafka_settings, open_stack, worker
 
 NOBODY = {"serve_url": "http://127.0.0.1:9", "retrieval_urls": "http://127.0.0.1:9"}
