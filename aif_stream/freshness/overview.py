@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aif_stream.bus.groups import LIVE_GROUPS
 from aif_stream.bus.versions import VersionFollower
 from aif_stream.clock import monotonic_s
 from aif_stream.domain.versions import VersionBook, VersionRecord, VersionState
@@ -26,7 +27,8 @@ _RETRY_S: Final = 2.0
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
-    """One look, for a chart. Ages in seconds, None where nobody knows."""
+    """One look, for a chart. Ages in seconds, None where nobody knows. ``lag_records``: of the groups that make the
+    watermark; explanations and rebuilds that wait hold back no update."""
 
     at_ms: int
     watermark_age_s: float | None
@@ -50,7 +52,7 @@ class History:
             Point(
                 report.as_of_ms,
                 report.watermark_age_s,
-                sum(part.lag_records for part in report.partitions),
+                sum(part.lag_records for part in report.partitions if part.group in LIVE_GROUPS),
                 max(known, default=0.0) if len(known) == len(ages) else None,
                 report.probe.last_s if report.probe.open_s < 1.0 else report.probe.open_s,
             )

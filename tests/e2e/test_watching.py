@@ -68,7 +68,8 @@ async def test_the_dashboard_is_live_over_sse_and_ranks_a_user_by_keyboard(up: U
     async with open_page(browser, viewport=WIDE) as (page, problems):
         await page.goto(up.url)
         await page.wait_for_selector("#groups tr")
-        await page.wait_for_function("document.querySelector('#state').innerText === 'ready'")
+        ready = "document.querySelector('#state').innerText === 'ready'"
+        await eventually(lambda: page.evaluate(ready), what="the page calls the server ready")
         at = int(await page.evaluate("document.body.dataset.at"))
         before = await page.evaluate("points.length")
         moved = f"document.body.dataset.at > {at + 2000} && points.length > {before}"

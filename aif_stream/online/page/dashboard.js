@@ -27,7 +27,7 @@ function tiles(server, lag) {
   const age = lag?.watermark_age_s, seen = known(probe?.last_s), waits = probe?.open_s > 2;
   const rows = [
     ["everything is in Redis, as of", !lag ? "–" : !known(age) ? "?" : age === 0 ? "now" : span(age) + " ago",
-     lag ? `${number(lag.partitions.reduce((n, part) => n + part.lag_records, 0), 0)} records wait` : "no monitor", lag && !known(age) || age > 5 ? "bad" : age > 1 ? "warn" : ""],
+     lag ? `${number(points.at(-1)?.[2], 0)} records wait` : "no monitor", lag && !known(age) || age > 5 ? "bad" : age > 1 ? "warn" : ""],
     ["an update matters after", waits ? "> " + span(probe.open_s) : seen ? span(probe.last_s) : "–",
      seen ? `p50 ${span(probe.p50_s)}, p99 ${span(probe.p99_s)}` : probe?.problem || "no probe yet", waits ? "bad" : ""],
     ["answers per second", number(requests.per_s),
