@@ -72,11 +72,6 @@ async def kafka_settings(
     return settings
 
 
-def all_topics(prefix: str = "") -> dict[str, int]:
-    """Names and partitions of every contract, for an embedded broker."""
-    return {prefix + name: spec.partitions for name, spec in load_topics().items()}
-
-
 @asynccontextmanager
 async def worker(settings: Settings) -> AsyncIterator[Nearline]:
     """A nearline worker in this process; at the end it is stopped cleanly, and what it died of is raised."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.publisher import EventPublisher
-from aif_stream.bus.topics import N2O_ROWS, load_topics
+from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.bus.versions import publish_version
 from aif_stream.clock import now_ms
 from aif_stream.domain.events import BehaviorKind, ItemUpserted
@@ -39,11 +39,6 @@ from tests.stack import eventually
 T0_MS = 1_700_000_000_000
 BUCKETS = 8
 Role = Callable[[Settings, asyncio.Event], AbstractAsyncContextManager[str]]
-
-
-def topics() -> dict[str, int]:
-    """Names and partitions of every contract, for an embedded broker."""
-    return {name: spec.partitions for name, spec in load_topics().items()}
 
 
 def online_settings(bootstrap: str, redis_url: str, home: Path, **more: Any) -> Settings:

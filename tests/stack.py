@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import pytest
 
+from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.embedded.kafka import KafkaJars, missing_tools
 from aif_stream.errors import EmbeddedError
 
@@ -21,6 +22,11 @@ T = TypeVar("T")
 def unique_prefix() -> str:
     """A topic prefix that no other test uses, so that tests share one broker."""
     return f"t{uuid.uuid4().hex[:10]}."
+
+
+def topics(prefix: str = "") -> dict[str, int]:
+    """Names and partitions of every contract, for an embedded broker."""
+    return partition_counts(load_topics(), prefix)
 
 
 async def eventually(probe: Callable[[], Awaitable[T | None]], *, what: str, within_s: float = 60.0) -> T:

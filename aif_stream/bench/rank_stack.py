@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aif_stream.bus.topics import load_topics
+from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.domain.candidates import MEDIA_TYPE, Candidates, encode_candidates
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import end_with_owner, free_ports
@@ -131,7 +131,7 @@ async def stack(args: argparse.Namespace, home: Path) -> AsyncIterator[Stack]:
     others = every - first or every
     os.sched_setaffinity(0, others)
     (port,) = free_ports(1)
-    topics = {name: spec.partitions for name, spec in load_topics().items()}
+    topics = partition_counts(load_topics())
     try:
         async with EmbeddedRedis() as redis, EmbeddedBroker(topics) as broker:
             settings = dataclasses.replace(

@@ -112,6 +112,11 @@ def load_topics(directory: Traversable | None = None) -> dict[str, TopicSpec]:
     return {spec.name: spec for spec in specs}
 
 
+def partition_counts(specs: Mapping[str, TopicSpec], prefix: str = "") -> dict[str, int]:
+    """Topics with ``prefix`` before their names, and their partitions: what an embedded broker is made of."""
+    return {prefix + name: spec.partitions for name, spec in specs.items()}
+
+
 def _read(entry: Traversable) -> TopicSpec:
     try:
         return _spec(tomllib.loads(entry.read_text(encoding="utf-8")))

@@ -37,6 +37,7 @@ from aif_stream.bus.topics import (
     USER_UPDATES,
     contracts_dir,
     load_topics,
+    partition_counts,
 )
 from aif_stream.bus.versions import apply_record, publish_version
 from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
@@ -226,7 +227,7 @@ async def _private(base: Settings, directory: Path, stack: AsyncExitStack) -> Se
     try:
         # Thrown away afterwards, so nothing is written to disk.
         redis = await stack.enter_async_context(EmbeddedRedis(directory / "redis", options={"appendonly": "no"}))
-        topics = {name: spec.partitions for name, spec in load_topics(contracts_dir(base)).items()}
+        topics = partition_counts(load_topics(contracts_dir(base)))
         broker = await stack.enter_async_context(EmbeddedBroker(topics))
     except ImportError as error:
         raise EmbeddedError(

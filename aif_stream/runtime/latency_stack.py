@@ -18,7 +18,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from aif_stream.bus.topics import load_topics
+from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import LOOPBACK, ServerProcess, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
@@ -79,7 +79,7 @@ async def filled(model: str, items: int, histories: Sequence[int], home: Path, u
     directory.mkdir()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(EmbeddedRedis())
-        topics = {name: spec.partitions for name, spec in load_topics().items()}
+        topics = partition_counts(load_topics())
         broker = await stack.enter_async_context(EmbeddedBroker(topics))
         settings = dataclasses.replace(
             Settings(),

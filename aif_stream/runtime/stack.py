@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from aif_stream.bus.topics import load_topics, topic_name
+from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
@@ -87,7 +87,7 @@ async def _embedded(base: Settings, options: UpOptions) -> AsyncIterator[tuple[S
             directory = options.data.expanduser().absolute()
         directory.mkdir(parents=True, exist_ok=True)
         redis = await stack.enter_async_context(EmbeddedRedis(directory / "redis"))
-        partitions = {topic_name(base, name): spec.partitions for name, spec in load_topics().items()}
+        partitions = partition_counts(load_topics(), base.topic_prefix)
         broker = await stack.enter_async_context(EmbeddedBroker(partitions))
         serve_port = base.serve_port if options.port is None else options.port
         free = free_ports(5)

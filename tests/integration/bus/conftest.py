@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest_asyncio
 
-from aif_stream.bus.topics import load_topics
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.settings import Settings
+from tests.stack import topics
 
 PREFIX = "t."
 
@@ -22,7 +22,7 @@ class Bus:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def bus() -> AsyncIterator[Bus]:
-    partitions = {PREFIX + spec.name: spec.partitions for spec in load_topics().values()}
+    partitions = topics(PREFIX)
     async with EmbeddedBroker(partitions) as broker:
         # The embedded broker's group joins take the session timeout less 1 s.
         settings = Settings(kafka_bootstrap=broker.bootstrap, topic_prefix=PREFIX, kafka_session_timeout_ms=1500)

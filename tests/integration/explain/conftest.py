@@ -18,8 +18,8 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.online.role import serve_role
 from aif_stream.settings import Settings
 from tests.model_builders import make_items, small_version
-from tests.online_builders import Client, Index, activate, online_settings, open_index, running, topics
-from tests.stack import eventually
+from tests.online_builders import Client, Index, activate, online_settings, open_index, running
+from tests.stack import eventually, topics
 
 IDS = [str(i) for i in range(40)]
 FINAL = ("complete", "failed", "cancelled", "expired")

@@ -12,14 +12,14 @@ from aif_stream.index.connection import open_redis
 from aif_stream.index.leases import SERVE, LeaseBook, keep_lease, process_id
 from tests.command import aif
 from tests.conftest import BrokerFactory
-from tests.nearline_builders import all_topics, nearline_settings
-from tests.stack import eventually
+from tests.nearline_builders import nearline_settings
+from tests.stack import eventually, topics
 
 
 async def test_lag_looks_for_itself_when_no_monitor_runs_and_names_what_nobody_reads(
     embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     settings = nearline_settings(broker.bootstrap, redis_url, tmp_path)
     async with EventPublisher(settings, source="test") as publisher:
         await (await publisher.item("7", category="tea"))
@@ -40,7 +40,7 @@ async def test_lag_looks_for_itself_when_no_monitor_runs_and_names_what_nobody_r
 async def test_lag_is_told_without_redis_and_nobody_is_called_gone_who_cannot_be_known(
     embedded_broker: BrokerFactory, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     settings = nearline_settings(broker.bootstrap, "redis://127.0.0.1:1/0", tmp_path)
     code, out, _ = await aif(settings, "lag", "--json")
     assert code == 0

@@ -29,8 +29,8 @@ from tests.command import aif
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items
 from tests.nearline_builders import artefact
-from tests.online_builders import Client, online_settings, running, topics
-from tests.stack import eventually
+from tests.online_builders import Client, online_settings, running
+from tests.stack import eventually, topics
 
 ITEMS = 30
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BrokerFactory
-from tests.nearline_builders import Stack, all_topics, nearline_settings, open_stack
+from tests.nearline_builders import Stack, nearline_settings, open_stack
+from tests.stack import topics
 
 
 @pytest.fixture
 async def stack(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     async with open_stack(nearline_settings(broker.bootstrap, redis_url, tmp_path)) as made:
         yield made

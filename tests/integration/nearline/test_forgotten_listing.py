@@ -6,14 +6,14 @@ from pathlib import Path
 
 from aif_stream.embedded.redis import EmbeddedRedis
 from tests.conftest import BrokerFactory
-from tests.nearline_builders import BUCKETS, T0_MS, all_topics, nearline_settings, open_stack, worker
-from tests.stack import eventually
+from tests.nearline_builders import BUCKETS, T0_MS, nearline_settings, open_stack, worker
+from tests.stack import eventually, topics
 
 
 async def test_a_listing_that_redis_forgot_while_every_mark_stayed_is_restored_by_idle_workers(
     embedded_broker: BrokerFactory, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     async with EmbeddedRedis(tmp_path / "redis") as server:
         settings = nearline_settings(broker.bootstrap, server.url, tmp_path)
         async with open_stack(settings) as stack, worker(settings):

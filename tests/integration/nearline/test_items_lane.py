@@ -16,8 +16,8 @@ from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.index.changelog import LIVE, decode_head, decode_rows, decode_superseded
 from aif_stream.index.keys import Buckets
 from tests.conftest import BrokerFactory
-from tests.nearline_builders import BUCKETS, T0_MS, Stack, all_topics, item_line, nearline_settings, open_stack, worker
-from tests.stack import eventually
+from tests.nearline_builders import BUCKETS, T0_MS, Stack, item_line, nearline_settings, open_stack, worker
+from tests.stack import eventually, topics
 
 
 async def test_an_item_update_becomes_the_rows_of_the_live_version(stack: Stack, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ async def test_an_emptied_redis_is_filled_again_from_the_topic_with_the_rows_of_
 async def test_the_lane_waits_for_a_redis_that_is_away_and_goes_on(
     embedded_broker: BrokerFactory, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     async with EmbeddedRedis() as server:
         settings = nearline_settings(broker.bootstrap, server.url, tmp_path)
         async with open_stack(settings) as stack, worker(settings):
@@ -196,7 +196,7 @@ async def test_the_lane_waits_for_a_redis_that_is_away_and_goes_on(
 async def test_a_worker_that_is_stopped_while_redis_is_away_ends_and_its_successor_repeats_the_events(
     embedded_broker: BrokerFactory, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     async with EmbeddedRedis() as server:
         settings = nearline_settings(broker.bootstrap, server.url, tmp_path)
         async with open_stack(settings) as stack:
@@ -219,7 +219,7 @@ async def test_a_worker_that_is_stopped_while_redis_is_away_ends_and_its_success
 async def test_the_lane_goes_on_after_an_outage_of_kafka(
     embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path
 ) -> None:
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     settings = nearline_settings(broker.bootstrap, redis_url, tmp_path)
     async with worker(settings), open_stack(settings) as stack:
         await stack.put.item("1", T0_MS)

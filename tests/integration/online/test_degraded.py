@@ -32,9 +32,8 @@ from tests.online_builders import (
     running,
     same_items,
     tell_mirrors,
-    topics,
 )
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 IDS = [str(i) for i in range(40)]
 

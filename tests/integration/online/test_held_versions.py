@@ -40,9 +40,8 @@ from tests.online_builders import (
     open_index,
     running,
     tell_mirrors,
-    topics,
 )
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 ITEMS = make_items(40)
 IDS = [str(i) for i in range(40)]

@@ -16,7 +16,8 @@ from aif_stream.online.role import serve_role
 from aif_stream.settings import Settings
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import Client, activate, online_settings, open_index, running, topics
+from tests.online_builders import Client, activate, online_settings, open_index, running
+from tests.stack import topics
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -30,9 +30,8 @@ from tests.online_builders import (
     running,
     same_items,
     tell_mirrors,
-    topics,
 )
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 LATER_MS = 1_800_000_000_000
 ITEMS = make_items(40)

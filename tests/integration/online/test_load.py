@@ -32,7 +32,8 @@ from aif_stream.settings import Settings
 from aif_stream.telemetry import USER_SIDES
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import Index, activate, online_settings, open_index, publish, running, topics
+from tests.online_builders import Index, activate, online_settings, open_index, publish, running
+from tests.stack import topics
 
 IDS = [str(i) for i in range(200)]
 

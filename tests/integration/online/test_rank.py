@@ -23,9 +23,8 @@ from tests.online_builders import (
     publish,
     running,
     same_items,
-    topics,
 )
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 PROFILE: dict[str, Any] = {"city": "oslo", "age": 31}
 

@@ -16,8 +16,8 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.online.role import serve_role
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, running, topics
-from tests.stack import eventually
+from tests.online_builders import activate, online_settings, open_index, running
+from tests.stack import eventually, topics
 
 ITEMS = make_items(40)
 IDS = [str(i) for i in range(40)]

@@ -14,8 +14,8 @@ from aif_stream.index.connection import open_redis
 from aif_stream.index.leases import SERVE, LeaseBook
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, topics
-from tests.stack import eventually
+from tests.online_builders import activate, online_settings, open_index
+from tests.stack import eventually, topics
 
 
 async def answering(port: int, pids: set[int]) -> bool:

@@ -41,9 +41,8 @@ from tests.online_builders import (
     publish,
     running,
     tell_mirrors,
-    topics,
 )
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 ITEMS = 300
 USERS = [f"u{i}" for i in range(6)]

@@ -21,9 +21,9 @@ from aif_stream.settings import Settings
 from aif_stream.telemetry import REQUESTS_DROPPED, REQUESTS_LOGGED
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, running, topics
+from tests.online_builders import activate, online_settings, open_index, running
 from tests.request_log_builders import answered
-from tests.stack import eventually
+from tests.stack import eventually, topics
 
 ITEMS = 40
 

@@ -13,8 +13,8 @@ from aif_stream.domain.ids import key_of
 from aif_stream.retrieval.server import retrieval_role
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items
-from tests.online_builders import Client, online_settings, publish, running, topics
-from tests.stack import eventually
+from tests.online_builders import Client, online_settings, publish, running
+from tests.stack import eventually, topics
 
 
 async def ids_of(client: Client, **asked: Any) -> list[str]:

@@ -21,7 +21,8 @@ from aif_stream.settings import Settings
 from tests.command import aif_json
 from tests.conftest import BrokerFactory
 from tests.letter_builders import KINDS
-from tests.nearline_builders import T0_MS, Stack, all_topics, artefact, nearline_settings, open_stack, worker
+from tests.nearline_builders import T0_MS, Stack, artefact, nearline_settings, open_stack, worker
+from tests.stack import topics
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -29,7 +30,7 @@ NOBODY = "http://127.0.0.1:9"
 @pytest.fixture
 async def stack(embedded_broker: BrokerFactory, redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
     """A worker has been there: a version is active, ten items have rows. No server runs."""
-    broker = await embedded_broker(all_topics())
+    broker = await embedded_broker(topics())
     settings = nearline_settings(broker.bootstrap, redis_url, tmp_path)
     settings = dataclasses.replace(settings, serve_url=NOBODY, retrieval_urls=NOBODY)
     async with open_stack(settings) as made:

@@ -17,8 +17,8 @@ from aif_stream.online.role import serve_role
 from aif_stream.runtime.version_health import check_servers
 from tests.conftest import BrokerFactory
 from tests.model_builders import make_items, small_version
-from tests.online_builders import activate, online_settings, open_index, running, topics
-from tests.stack import eventually
+from tests.online_builders import activate, online_settings, open_index, running
+from tests.stack import eventually, topics
 
 
 async def test_a_server_that_could_not_switch_keeps_its_version_from_being_retired(
