@@ -23,8 +23,9 @@ async def lag_report(settings: Settings) -> LagReport:
         report = await _of_monitor(peers)
         if report is not None:
             return report
+        there = any(peer.presence in (Presence.LIVE, Presence.STUCK) for peer in await peers.of(MONITOR))
         async with Watcher(settings, peers) as watcher:
-            watcher.probe = ProbeFigures
+            watcher.probe = lambda: ProbeFigures(problem="the monitor does not answer") if there else ProbeFigures()
             return await watcher.settled()
 
 

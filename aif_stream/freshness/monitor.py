@@ -108,7 +108,7 @@ class Monitor:
     async def _overview(self, request: Request) -> Response:
         """For a dashboard: the last look (a second old at most), the points after ``since`` (ms), the versions."""
         since = request.query_params.get("since", "0")
-        if not since.isdigit():
+        if not (since.isascii() and since.isdigit() and len(since) < 20):
             raise BadInput("ms since 1970", field="since")
         found = {
             "lag": self._history.last,

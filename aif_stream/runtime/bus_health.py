@@ -47,7 +47,11 @@ async def check_broker(settings: Settings) -> list[Finding]:
 async def check_topics(settings: Settings) -> list[Finding]:
     """The contracts against the broker. Raises ``BusUnavailable``, ``TopicError``."""
     plan = await admin.plan(settings, load_topics(contracts_dir(settings)))
-    found = [error("topics", f"{topic.topic} is missing", "aif topics apply") for topic in plan.create]
+    missing = [topic.topic for topic in plan.create]
+    found = []
+    if missing:
+        some = "" if len(missing) == 1 else f" ({len(missing)})"
+        found.append(error("topics", f"missing{some}: {', '.join(missing)}", "aif topics apply"))
     for alteration in plan.alter:
         changes = ", ".join(f"{name} is {now}, not {want}" for name, (now, want) in alteration.config.items())
         if alteration.partitions:

@@ -61,8 +61,20 @@ async def examine(settings: Settings) -> list[Finding]:
                 work += [_made(name, check(settings, redis), turns) for name, check in _BOTH.items()]
         for part in await asyncio.gather(*work):
             found += part
+        found = _said_once(found)
         found += _not_looked_at(kafka, redis is not None)
     return sorted_findings(found)
+
+
+def _said_once(found: list[Finding]) -> list[Finding]:
+    """Checks that failed for want of a topic as one finding: the topics are named by their own, and mending them mends
+    all of these."""
+    hindered = [finding for finding in found if finding.check != "topics" and "has no topic" in finding.what]
+    if not hindered:
+        return found
+    names = ", ".join(dict.fromkeys(finding.check for finding in hindered))
+    rest = [finding for finding in found if finding not in hindered]
+    return [*rest, error("doctor", f"not looked at without the missing topics: {names}", "aif topics apply")]
 
 
 def _not_looked_at(kafka: bool, redis: bool) -> list[Finding]:

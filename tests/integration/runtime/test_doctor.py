@@ -132,6 +132,18 @@ async def test_without_redis_or_kafka_the_rest_is_looked_at_and_the_gap_is_named
     assert "without Kafka: topics" in next(f.what for f in found if f.check == "doctor")
 
 
+async def test_missing_topics_are_named_once_and_so_is_what_could_not_be_looked_at(stack: Stack) -> None:
+    found = await _found(
+        dataclasses.replace(stack.settings, topic_prefix="other."), "topics", "doctor", "marks", "rows"
+    )
+    missing, rest = found
+    assert (missing.check, rest.check) == ("topics", "doctor")
+    assert all(name in missing.what for name in topics("other."))
+    assert "marks" in rest.what
+    assert "rows" in rest.what
+    assert {missing.mend, rest.mend} == {"aif topics apply"}
+
+
 async def test_a_redis_in_which_the_next_version_does_not_fit_is_an_error(stack: Stack) -> None:
     used = next(
         int(line.split(b":")[1])
