@@ -166,6 +166,9 @@ def _verdict(outcome: Outcome, max_drift: float | None) -> int:
     if outcome.drift.value > max_drift:
         click.echo(f"error: drift {outcome.drift.value:.6g} is larger than {max_drift:g}", err=True)
         return _FELL_SHORT
+    compared, sent = outcome.drift.compared, outcome.to.status.size
+    if 2 * compared < sent:
+        click.echo(f"warning: this was judged by {compared:,} of {sent:,} requests; the others say nothing", err=True)
     return 0
 
 

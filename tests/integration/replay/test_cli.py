@@ -77,6 +77,19 @@ async def test_drift_beyond_the_bound_is_exit_3_and_the_page_names_the_item(tmp_
         assert outside not in html
 
 
+async def test_a_judgement_by_few_of_the_requests_says_so(tmp_path: Path) -> None:
+    lines = [
+        {"user_id": user, "received_ms": at, "k": 1, "items": [{"item_id": 1, "score": 0.5}]}
+        for at, user in enumerate(["ann"] * 5 + ["cut"] * 15)
+    ]
+    tape = tmp_path / "a"
+    tape.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    async with small_server() as (url, _):
+        code, _, err = await aif("replay", str(tape), "--rate", "50", "--to", url, "--max-drift", "0", home=tmp_path)
+    assert code == 0
+    assert "5 of 20 requests" in err
+
+
 async def test_a_log_without_answers_is_played_and_cannot_be_judged(tmp_path: Path) -> None:
     async with small_server() as (url, _):
         arguments = ("replay", log(tmp_path / "a", None), "--rate", "200", "--to", url, "--json")
