@@ -164,7 +164,7 @@ class Probe:
             async with self._peers.session.post(f"{url}/v1/rank", data=_BODY, timeout=timeout) as reply:
                 answer: Any = orjson.loads(await reply.read())
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
-            self._tell(f"{url}: {error or type(error).__name__}")
+            self._tell(f"{url}: {str(error) or type(error).__name__}")
             return 0
         if reply.status != 200:
             self._tell(f"{url}: HTTP {reply.status} {facts_of(answer).get('detail', '')}".strip())

@@ -166,6 +166,8 @@ class Merger:
         """The request brought its candidates."""
         run.arrived.append(("", await self._keys(run, run.request.candidates or [])))
         run.retrieved.set()
+        if run.user is not None and self._progress.joins_in_place(run):
+            await asyncio.shield(run.user)
         await self._advance(run)
 
     async def _keys(self, run: Run, given: list[Id]) -> Keys:

@@ -37,6 +37,12 @@ class Progress:
         self._threads = threads
         self._recompute = recompute
 
+    @staticmethod
+    def joins_in_place(run: Run) -> bool:
+        """Whether candidates that are all there had better wait for the user side: join and score are one call in one
+        thread then, no row is copied. A join before it would save .1 ms of waiting and cost twice that."""
+        return isinstance(run.serving.join, MirrorJoin)
+
     async def join(self, run: Run) -> None:
         """Take up what has arrived and join it; score it in the same breath when the user side is there."""
         final = not run.awaited
