@@ -49,7 +49,7 @@ from aif_stream.embedded.process import ServerProcess, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.nearline import rollout
 from aif_stream.runtime.roles import Roles, until_ready
-from aif_stream.settings import Settings, variable
+from aif_stream.settings import Settings, variables
 from aif_stream.training.summary import student
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # drills/ is no part of the package
@@ -157,9 +157,8 @@ async def system_of(
             metrics="metrics" in parts,
             request_log_rate=1.0 if "log" in parts else 0.0,
         )
-        specs = {topic: dataclasses.replace(spec, replication=1) for topic, spec in load_topics().items()}
-        await admin.apply(settings, specs)
-        roles = Roles(directory / name, {variable(each): str(getattr(settings, each)) for each in SHARED})
+        await admin.apply(settings, load_topics())
+        roles = Roles(directory / name, variables(settings, SHARED))
         stack.push_async_callback(roles.stop)
         nearline = roles.start("nearline")
         await until_ready(http, f"http://127.0.0.1:{ports[0]}/readyz", nearline)

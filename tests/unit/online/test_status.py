@@ -46,7 +46,9 @@ def some_answers(count: int) -> list[RankAnswer]:
 
 @pytest.mark.parametrize("count", [1, 5, 600])
 def test_a_scrape_sees_every_answer_and_all_of_it_is_what_each_would_have_added(count: int) -> None:
-    SERVED_AGE._sum.set(0.0)  # other tests have rows of years ago: seconds added to their sum would be lost in its digits
+    SERVED_AGE._sum.set(
+        0.0
+    )  # other tests have rows of years ago: seconds added to their sum would be lost in its digits
     log = RequestLog()
     answers = some_answers(count)
 
