@@ -49,15 +49,24 @@ class BulkWriter:
         count = await self.producer.partitions_of(self.topic)
         self._lanes = [_Lane() for _ in range(count)]
 
-    async def append(self, key: bytes, value: bytes | None, headers: Headers) -> None:
-        """Put one record into its partition's batch (murmur2, as Java). Raises ``PublishError``."""
-        number = (murmur2(key) & 0x7FFFFFFF) % len(self._lanes)
-        lane = self._lanes[number]
+    def put(self, key: bytes, value: bytes | None, headers: Headers) -> bool:
+        """Put one record into its partition's batch (murmur2, as Java), as nearly always; False where there is no room
+        in it, and ``append`` must be asked."""
+        lane = self._lanes[self._number(key)]
         if lane.batch is None or lane.batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            return False
+        lane.records += 1
+        return True
+
+    async def append(self, key: bytes, value: bytes | None, headers: Headers) -> None:
+        """The same, in a new batch when there is no room. Raises ``PublishError``."""
+        if not self.put(key, value, headers):
+            number = self._number(key)
             await self._submit(number)
+            lane = self._lanes[number]
             lane.batch = await self.producer.create_batch()
             lane.batch.append(timestamp=None, key=key, value=value, headers=headers)
-        lane.records += 1
+            lane.records += 1
 
     async def push(self) -> None:
         """Submit what has been filled so far, full or not."""
@@ -69,6 +78,10 @@ class BulkWriter:
         if self._pending:
             await asyncio.wait(self._pending, timeout=timeout_s)
         return not self._pending
+
+    def _number(self, key: bytes) -> int:
+        number: int = (murmur2(key) & 0x7FFFFFFF) % len(self._lanes)
+        return number
 
     async def _submit(self, number: int) -> None:
         lane = self._lanes[number]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Literal, NamedTuple
 
@@ -44,8 +43,7 @@ class Packed(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AnsweredRequest:
+class AnsweredRequest(NamedTuple):
     """One request with its answer. ``keys``: candidates u64, in parts, in the order of scoring; ``names``: ids of
     the hashed keys among them (and maybe more). ``best`` and ``scores`` (f32 values): the answer's items once more, as
     keys and numbers. ``packed``: all of these as they are written, where somebody had them at hand."""

@@ -8,7 +8,6 @@ model call has a fixed cost, so three channels that answer together are joined a
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -163,5 +162,5 @@ def _score(run: Run, final: bool) -> None:
     if ranked is None:
         return
     if run.is_logged:  # the log's work, not the score's; here the keys are still in the processor's caches
-        ranked = replace(ranked, packed=request_body(run.asked, ranked.keys, ranked.scores))
+        ranked = ranked._replace(packed=request_body(run.asked, ranked.keys, ranked.scores))
     run.ranked = ranked

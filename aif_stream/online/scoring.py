@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +108,7 @@ def score_part(model: ModelVersion, user: UserSide, part: Part, due_s: float) ->
         part.done = max(part.done, min(end, part.keys.size))
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """Keys (k) and scores (k), best first; how many were scored; ages of the scored rows in ms (p50, max); the newest
     event time among the parts' rows. ``packed``: candidates and these for the request log, if they were wanted."""
 

@@ -101,7 +101,7 @@ async def test_with_kafka_down_nobody_waits_and_every_lost_answer_is_counted(
     broker = await embedded_broker(topics())
     settings = online_settings(broker.bootstrap, redis_url, tmp_path)
     before = {reason: dropped(reason) for reason in ("full", "stopped", "refused")}
-    count, written = 2_000, REQUESTS_LOGGED._value.get()
+    count, written = 4_000, REQUESTS_LOGGED._value.get()
     async with RequestLogWriter(settings) as log:
         log.offer(answered(["1"]))
         await eventually(lambda: _is(REQUESTS_LOGGED._value.get() > written), what="the first answer is in Kafka")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 import pytest
 from hypothesis import given
@@ -72,7 +70,7 @@ def test_what_was_written_with_items_in_the_head_is_still_read() -> None:
 def test_what_was_packed_beforehand_makes_the_same_record(numbers: list[int]) -> None:
     ids = [str(number) for number in numbers]
     done = answered(ids, items=[RankedItem(each, 0.5) for each in ids])
-    assert record(replace(done, packed=pack(done.keys, done.best, done.scores))) == record(done)
+    assert record(done._replace(packed=pack(done.keys, done.best, done.scores))) == record(done)
     assert pack(answered(["a"]).keys, [], []) is None
 
 
