@@ -1,16 +1,17 @@
 """What does watching cost? CPU per 1,000 requests and 100,000 updates with metrics, request log and probe, and without.
 
-    python experiments/watching_cost.py [--starts 6] [--pairs 4] [--out FILE.json]          # about 15 minutes
+    python experiments/watching_cost.py [--starts 6] [--turns 4] [--out FILE.json]          # about 12 minutes
 
 Two whole systems stand side by side on one Kafka (topic prefixes) with a Redis each: `aif nearline` and `aif serve` as
 they ship, watched by an `aif monitor`; and the same with AIF_METRICS=false, AIF_REQUEST_LOG_RATE=0 and no monitor.
-They are given the same work in turns (on, off, off, on, …): 2,000 requests of 2,000 and 700 of 10,000 candidates, then
-UPDATES item updates. Counted is the CPU time of the two processes while their system works, and for SETTLE_S more, in
-which the request log writes what waits; so clients, Kafka, Redis and the other system do not count, and the probe's
-own requests and updates do, since they fall into the same time. The monitor's own CPU is told beside it, per hour.
-Turns are short and many, for what neighbours do to the caches is larger than what is looked for; and both systems are
-started anew STARTS times, for two processes of one program differ too (memory, cores), as long as they live. Told are
-the means over all turns, the difference with a 95 % interval (Student's t over the starts). Bar: 3 %. Exit 3.
+They are given the same work at the same time, request by request (on and off, then off and on, …): 2,000 requests of
+2,000 and 700 of 10,000 candidates, then UPDATES item updates, and again. What neighbours do to caches and clocks is
+larger than what is looked for, and so it befalls both. Counted is the CPU time of a system's two processes while both
+work, and for SETTLE_S more, in which the request log writes what waits; so clients, Kafka and Redis do not count, and
+the probe's own requests and updates do, since they fall into the same time. The monitor's own CPU is told beside it,
+per hour. Both systems are started anew STARTS times, for two processes of one program differ too (memory, cores), as
+long as they live. Told are the means over all turns, the difference with a 95 % interval (Student's t over the starts).
+Bar: 3 %. Exit 3.
 ``--parts`` names what is on: one of them alone tells what it costs, ``none`` how much two equal systems seem to differ.
 """
 
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,8 @@ class System:
         return 0.0 if self.monitor is None else cpu_s(self.monitor.pid)
 
 
-async def ask(settings: Settings, http: aiohttp.ClientSession, seed: int, candidates: int) -> None:
-    """As many requests as a turn has of this size, CLIENTS at a time."""
+async def ask(systems: Sequence[System], http: aiohttp.ClientSession, seed: int, candidates: int) -> None:
+    """As many requests as a turn has of this size, CLIENTS at a time, each to every system in turn."""
     chance = random.Random(seed)
     bodies = deque(
         orjson.dumps(
@@ -98,15 +99,21 @@ async def ask(settings: Settings, http: aiohttp.ClientSession, seed: int, candid
 
     async def client() -> None:
         while bodies:
-            async with http.post(f"{settings.serve_url}/v1/rank", data=bodies.popleft()) as reply:
-                await reply.read()
-                assert reply.status == 200, reply.status
+            body = bodies.popleft()
+            for system in systems[:: 1 if len(bodies) % 2 else -1]:
+                async with http.post(f"{system.settings.serve_url}/v1/rank", data=body) as reply:
+                    await reply.read()
+                    assert reply.status == 200, reply.status
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
 
-async def update(settings: Settings, count: int, seed: int) -> None:
-    """``count`` updates, until the worker has committed them."""
+async def update(systems: Sequence[System], count: int, seed: int) -> None:
+    """``count`` updates of each system, until its worker has committed them."""
+    await asyncio.gather(*(_update(system.settings, count, seed) for system in systems))
+
+
+async def _update(settings: Settings, count: int, seed: int) -> None:
     chance = random.Random(seed)
     acks: deque[Ack] = deque()
     async with EventPublisher(settings, source="cost") as publisher:
@@ -123,17 +130,19 @@ async def update(settings: Settings, count: int, seed: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def measured(system: System, http: aiohttp.ClientSession, seed: int) -> dict[str, float]:
-    found = {}
+async def measured(systems: Sequence[System], http: aiohttp.ClientSession, seed: int) -> list[dict[str, float]]:
+    """CPU seconds of each system, by what was done."""
+    found: list[dict[str, float]] = [{} for _ in systems]
     asked = [
-        (f"per_1000_requests_of_{count}", ask(system.settings, http, seed, count), requests / 1_000)
+        (f"per_1000_requests_of_{count}", ask(systems, http, seed, count), requests / 1_000)
         for count, requests in REQUESTS.items()
     ]
-    for name, work, per in (*asked, ("per_100000_updates", update(system.settings, UPDATES, seed), UPDATES / 100_000)):
-        before = system.cpu_s()
+    for name, work, per in (*asked, ("per_100000_updates", update(systems, UPDATES, seed), UPDATES / 100_000)):
+        before = [system.cpu_s() for system in systems]
         await work
         await asyncio.sleep(SETTLE_S)
-        found[name] = (system.cpu_s() - before) / per
+        for told, system, was in zip(found, systems, before, strict=True):
+            told[name] = (system.cpu_s() - was) / per
     return found
 
 
@@ -163,7 +172,7 @@ async def system_of(
         nearline = roles.start("nearline")
         await until_ready(http, f"http://127.0.0.1:{ports[0]}/readyz", nearline)
         await rollout.publish_version(settings, artefact, activate=True)
-        await update(settings, ITEMS, -1)
+        await _update(settings, ITEMS, -1)
         serve = roles.start("serve")
         await until_ready(http, f"{settings.serve_url}/readyz", serve)
         monitor = roles.start("monitor") if "probe" in parts else None
@@ -184,7 +193,7 @@ def compared(on: list[list[float]], off: list[list[float]]) -> dict[str, Any]:
         "high": round(float(more.mean() + half), 2),
         "median_percent": round(float(np.median((np.array(on) - off) / np.mean(off) * 100)), 2),
         "by_start_percent": [round(float(each), 2) for each in more],
-        "pairs": int(np.size(on)),
+        "turns": int(np.size(on)),
     }
 
 
@@ -197,7 +206,7 @@ async def one_start(
     artefact: Path,
     http: aiohttp.ClientSession,
     start: int,
-    pairs: int,
+    turns: int,
     parts: frozenset[str],
 ) -> tuple[Found, float]:
     """Values by system and what was measured, one for each turn; CPU s per hour of the monitor."""
@@ -205,20 +214,19 @@ async def one_start(
         system_of(base, directory, artefact, http, f"on{start}", parts=parts) as on,
         system_of(base, directory, artefact, http, f"off{start}", parts=frozenset()) as off,
     ):
-        for system in (on, off):  # caches, connections, the collector's first rounds
-            await measured(system, http, 0)
+        await measured([on, off], http, 0)  # caches, connections, the collector's first rounds
         began_s, watching_s = time.monotonic(), on.monitor_cpu_s()
         found: Found = {"on": {}, "off": {}}
-        for pair in range(1, pairs + 1):
-            for name, system in [("on", on), ("off", off)][:: 1 if (pair + start) % 2 else -1]:
-                told = await measured(system, http, start * pairs + pair)
+        for turn in range(1, turns + 1):
+            both = await measured([on, off], http, start * turns + turn)
+            for name, told in zip(found, both, strict=True):
                 for what, value in told.items():
                     found[name].setdefault(what, []).append(value)
-                print(start, pair, name, told, file=sys.stderr)
+                print(start, turn, name, told, file=sys.stderr)
         return found, (on.monitor_cpu_s() - watching_s) / (time.monotonic() - began_s) * 3600
 
 
-async def run(directory: Path, starts: int, pairs: int, parts: frozenset[str]) -> dict[str, Any]:
+async def run(directory: Path, starts: int, turns: int, parts: frozenset[str]) -> dict[str, Any]:
     artefact = await asyncio.to_thread(untrained, directory / "model")
     jars = await KafkaJars.fetch()
     async with (
@@ -226,7 +234,7 @@ async def run(directory: Path, starts: int, pairs: int, parts: frozenset[str]) -
         aiohttp.ClientSession() as http,
     ):
         base = dataclasses.replace(Settings(), kafka_bootstrap=kafka.bootstrap, kafka_session_timeout_ms=6000)
-        told = [await one_start(base, directory, artefact, http, start, pairs, parts) for start in range(starts)]
+        told = [await one_start(base, directory, artefact, http, start, turns, parts) for start in range(starts)]
     values = {
         name: {what: [found[name][what] for found, _ in told] for what in told[0][0][name]} for name in ("on", "off")
     }
@@ -241,13 +249,13 @@ async def run(directory: Path, starts: int, pairs: int, parts: frozenset[str]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=4, help="pairs of turns per start")
+    parser.add_argument("--turns", type=int, default=4, help="turns of both per start")
     parser.add_argument("--parts", default=",".join(PARTS), help="what is on")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/watching_cost.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aif-cost-") as scratch:
         found = asyncio.run(
-            run(Path(scratch), args.starts, args.pairs, frozenset(args.parts.split(",")) & frozenset(PARTS))
+            run(Path(scratch), args.starts, args.turns, frozenset(args.parts.split(",")) & frozenset(PARTS))
         )
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
