@@ -45,7 +45,7 @@ class Objects:
     vocabulary_build: Callable[..., object]
     writes_pack: Callable[..., list[bytes]]
     ids_read: Callable[..., int]
-    request_body: Callable[..., bytes | None]
+    request_body: Callable[..., tuple[int, bytes] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,5 @@ def _objects(function: Callable[..., Callable[..., Any]], held: ctypes.PyDLL) ->
         vocabulary_build=function("aif_vocabulary_build", None, _pointer),
         writes_pack=function("aif_writes_pack", _object, _pointer, _object, *[_pointer] * 3, of=held),
         ids_read=function("aif_ids_read", _int, _object, _pointer, of=held),
-        request_body=function(
-            "aif_request_body", _object, _pointer, _pointer, _i64, _object, _object, _pointer, of=held
-        ),
+        request_body=function("aif_request_body", _object, _object, _object, _object, of=held),
     )

@@ -49,15 +49,20 @@ static int put_items(uint8_t *to, PyObject *best, PyObject *scores, int width, u
     return 1;
 }
 
-/* keys [parts] of sizes [parts]; best, scores: lists (k). The body, and in *bytes the width of a candidate (2, 3, 4, 8);
- * None: there is a hashed key. */
-PyObject *aif_request_body(const uint64_t *const *keys, const int64_t *sizes, int64_t parts, PyObject *best,
-                           PyObject *scores, int64_t *bytes) {
+#define MOST_PARTS 16 /* as many as channels answer, and the filler's rest */
+
+/* The body of keys [parts], and before it the width of a candidate in bytes: (2, 3, 4 or 8, bytes). None: there is a
+ * hashed key. */
+static PyObject *body_of(const Py_buffer *keys, Py_ssize_t parts, PyObject *best, PyObject *scores) {
     uint64_t all = 0; /* as wide as the widest */
     int64_t n = 0;
-    for (int64_t p = 0; p < parts; n += sizes[p++])
-        for (int64_t i = 0; i < sizes[p]; i++)
-            all |= keys[p][i];
+    for (Py_ssize_t p = 0; p < parts; p++) {
+        const uint64_t *from = keys[p].buf;
+        int64_t count = keys[p].len / 8;
+        for (int64_t i = 0; i < count; i++)
+            all |= from[i];
+        n += count;
+    }
     if (all & HASHED_BIT)
         Py_RETURN_NONE;
     int width = all >> 32 ? 8 : all >> 24 ? 4 : all >> 16 ? 3 : 2, item_width = width == 3 ? 4 : width;
@@ -68,13 +73,14 @@ PyObject *aif_request_body(const uint64_t *const *keys, const int64_t *sizes, in
     if (!made)
         return NULL;
     uint8_t *to = (uint8_t *)PyBytes_AS_STRING(made), *third = to + 2 * n, *items = to + n * width;
-    for (int64_t p = 0; p < parts; p++) {
+    for (Py_ssize_t p = 0; p < parts; p++) {
+        int64_t count = keys[p].len / 8;
         if (width == 3) {
-            put_three(to, third, keys[p], sizes[p]);
-            to += 2 * sizes[p], third += sizes[p];
+            put_three(to, third, keys[p].buf, count);
+            to += 2 * count, third += count;
         } else {
-            put_numbers(to, keys[p], sizes[p], width);
-            to += width * sizes[p];
+            put_numbers(to, keys[p].buf, count, width);
+            to += width * count;
         }
     }
     uint64_t limit = width == 8 ? UINT64_MAX : (UINT64_C(1) << 8 * width) - 1;
@@ -82,7 +88,22 @@ PyObject *aif_request_body(const uint64_t *const *keys, const int64_t *sizes, in
         Py_DECREF(made);
         return NULL;
     }
-    *bytes = width;
+    return Py_BuildValue("(iN)", width, made);
+}
+
+/* keys: list of arrays of u64; best, scores: lists (k). As body_of. */
+PyObject *aif_request_body(PyObject *keys, PyObject *best, PyObject *scores) {
+    Py_buffer parts[MOST_PARTS];
+    Py_ssize_t held = 0, count = PyList_GET_SIZE(keys);
+    PyObject *made = NULL;
+    if (count > MOST_PARTS)
+        return PyErr_Format(PyExc_ValueError, "%zd parts, at most %d", count, MOST_PARTS);
+    while (held < count && !PyObject_GetBuffer(PyList_GET_ITEM(keys, held), &parts[held], PyBUF_SIMPLE))
+        held++;
+    if (held == count)
+        made = body_of(parts, count, best, scores);
+    while (held)
+        PyBuffer_Release(&parts[--held]);
     return made;
 }
 #endif

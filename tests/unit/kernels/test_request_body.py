@@ -36,9 +36,10 @@ def test_a_hashed_key_among_the_candidates_has_no_such_body(level: Level | None)
     assert request_body(keys, [1], [0.5], level=level) is None
 
 
-def test_keys_that_lie_apart_in_memory_are_packed_all_the_same() -> None:
-    keys = [np.arange(20, dtype=np.uint64)[::2]]
-    assert request_body(keys, [4], [0.5]) == pack(keys, [4], [0.5])
+@pytest.mark.parametrize("parts", [0, 1, 16, 17, 40])
+def test_any_number_of_parts_is_packed(parts: int) -> None:
+    keys = [np.arange(number, dtype=np.uint64) for number in range(parts)]
+    assert request_body(keys, [0], [0.5]) == pack(keys, [0], [0.5])
 
 
 @compiled
@@ -48,5 +49,7 @@ def test_lists_that_cannot_be_an_answer_are_refused() -> None:
         request_body(keys, [1, 2], [0.5])
     with pytest.raises(ValueError, match="none of the candidates"):
         request_body(keys, [70_000], [0.5])
+    with pytest.raises(ValueError, match="contiguous"):
+        request_body([np.arange(20, dtype=np.uint64)[::2]], [2], [0.5])
     with pytest.raises(TypeError):
         request_body(keys, ["1"], [0.5])  # type: ignore[list-item]
