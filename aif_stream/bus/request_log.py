@@ -100,8 +100,8 @@ class RequestLogWriter:
         the next requests find no warm memory to be put into. Head and headers are made where they are written, for many
         in a row: 15 µs each there, 50 between two requests.
         """
-        if len(self._queue) >= _QUEUE:
-            self._drop("full", 1)
+        if self._task is None or len(self._queue) >= _QUEUE:
+            self._drop("stopped" if self._task is None else "full", 1)
             return
         try:
             self._queue.append(draft_of(done, self._redacted))
