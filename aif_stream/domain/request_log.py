@@ -83,13 +83,6 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     candidates: list[str] | None = None
 
 
-class Draft(NamedTuple):
-    """A record in the making: its head, not encoded yet, and the bytes behind it."""
-
-    head: LoggedRequest
-    body: bytes
-
-
 _HEAD: Final = msgspec.json.Decoder(LoggedRequest)
 _IDS: Final = msgspec.json.Decoder(list[str])
 _ENCODER: Final = msgspec.json.Encoder()
@@ -121,8 +114,8 @@ def _without(value: Any, fields: frozenset[str], found: set[str]) -> Any:
     return value
 
 
-def draft_of(done: AnsweredRequest, redacted: frozenset[str]) -> Draft:
-    """What an answer leaves to be written; nothing else of it is kept."""
+def encode_logged(done: AnsweredRequest, redacted: frozenset[str], limit_bytes: int) -> bytes:
+    """The value of a record, at most ``limit_bytes``: candidates that do not fit are left out (block "none")."""
     request, answer = done.request, done.answer
     block, body = done.packed or pack(done.keys, done.best, done.scores) or _named(done)
     packed = len(done.best) if block != "ids" else 0
@@ -145,16 +138,10 @@ def draft_of(done: AnsweredRequest, redacted: frozenset[str]) -> Draft:
         block=block,
         packed=packed,
     )
-    return Draft(head, body)
-
-
-def encode_logged(draft: Draft, limit_bytes: int) -> bytes:
-    """The value of a record, at most ``limit_bytes``: candidates that do not fit are left out (block "none")."""
-    head, body = draft
     data = _ENCODER.encode(head)
     if _LENGTH_BYTES + len(data) + len(body) > limit_bytes:
-        items = _split(body, head)[1]
-        data, body = _ENCODER.encode(msgspec.structs.replace(head, block="none", packed=0, items=items)), b""
+        left = msgspec.structs.replace(head, block="none", packed=0, items=answer.items)
+        data, body = _ENCODER.encode(left), b""
     return b"".join((len(data).to_bytes(_LENGTH_BYTES, "little"), data, body))
 
 

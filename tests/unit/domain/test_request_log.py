@@ -12,7 +12,6 @@ from aif_stream.domain.request_log import (
     AnsweredRequest,
     LoggedRequest,
     decode_logged,
-    draft_of,
     encode_logged,
     is_sampled,
     pack,
@@ -37,7 +36,7 @@ ids = st.one_of(st.integers(0, 2**62 - 1).map(str), st.text(min_size=1, max_size
 
 
 def record(done: AnsweredRequest, redacted: frozenset[str] = frozenset()) -> bytes:
-    return encode_logged(draft_of(done, redacted), LIMIT)
+    return encode_logged(done, redacted, LIMIT)
 
 
 def read_back(done: AnsweredRequest) -> LoggedRequest:
