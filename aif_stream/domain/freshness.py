@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.ids import key_of
+from aif_stream.domain.quantiles import quantiles
 from aif_stream.domain.window import RATE_AFTER_S, SlidingWindow
 
 PROBE_ITEM: Final = "aif:probe"
@@ -218,8 +219,8 @@ class RecentLags:
         recent = self._recent(now_s)
         if not recent.size:
             return {}
-        p50, p99 = np.percentile(recent, (50, 99))
-        return {"p50_s": round(float(p50), 4), "p99_s": round(float(p99), 4), "seen": int(recent.size)}
+        p50, p99 = quantiles(recent, 0.5, 0.99)
+        return {"p50_s": round(p50, 4), "p99_s": round(p99, 4), "seen": int(recent.size)}
 
     def histogram(self, edges_s: Sequence[float], now_s: float) -> list[int]:
         """How many lags of the last minute are below each edge and not below the one before; the last count is of those

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s
+from aif_stream.domain.quantiles import quantiles
 from aif_stream.domain.request import RankAnswer
 from aif_stream.telemetry import (
     OVERLAP_SAVED,
@@ -57,9 +58,8 @@ class Window:
         """p50, p99 and max of what is kept; None before the first value."""
         if not self.count:
             return None
-        values = self.values()
-        p50, p99 = np.percentile(values, (50, 99))
-        return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(float(values.max()), 3)}
+        p50, p99, most = quantiles(self.values(), 0.5, 0.99, 1.0)
+        return {"p50": round(p50, 3), "p99": round(p99, 3), "max": round(most, 3)}
 
 
 class RequestLog:
@@ -127,11 +127,12 @@ class RequestLog:
         """For ``/v1/status``."""
         self.flush()
         recent = int((self._ended_s.values() > monotonic_s() - _RATE_S).sum())
+        stages = {stage: found.quantiles() for stage, found in self._stages_ms.items()}
         return {
             "total": sum(self._statuses.values()),
             "by_status": dict(self._statuses),
             "degraded": dict(self._degraded),
-            "stages_ms": {stage: found.quantiles() for stage, found in self._stages_ms.items()},
+            "stages_ms": stages,
             "per_s": round(recent / _RATE_S, 2),
-            "total_ms": self._stages_ms["total"].quantiles(),
+            "total_ms": stages["total"],
         }
