@@ -136,6 +136,9 @@ BEYOND = """() => {
   const part = {lag_records: 12345, lag_s: 1234, rate_per_s: 1, ...still};
   watched({partitions: ["aif.nearline", "aif.explain.normal"].map((group) => ({...part, group})),
     mirrors: [{server: "a-server-with-a-long-name-4711", rows: 1234567, applied_age_s: 12, ...still}]});
+  const late = {waiting: 123456, oldest_s: 734.5, arrival_per_s: 123.4, service_per_s: 123.4, p50_s: .734, p99_s: 1734};
+  gap({workers: 1, workers_needed: 12, worker_per_s: 11.5,
+    priorities: ["high", "normal", "low"].map((priority) => ({priority, ...late}))});
   return [...document.querySelectorAll(".scroll")].filter((node) => node.scrollWidth > node.clientWidth)
     .map((node) => `${node.innerText}: ${node.scrollWidth} in ${node.clientWidth}`);
 }"""

@@ -206,8 +206,8 @@ function gap(found) {
     : needed ? `${number(needed, 0)} would do what is asked for and, within a minute, what waits${pace}.` : "Nothing waits."));
   $("gaps").replaceChildren(...found.priorities.map((each) => {
     const row = make("tr");
-    row.append(make("td", each.priority), ...[number(each.waiting, 0), known(each.oldest_s) ? span(each.oldest_s) : "?", number(each.arrival_per_s),
-      number(each.service_per_s), span(each.p50_s), span(each.p99_s)].map((text) => make("td", text, "n")));
+    row.append(make("td", each.priority), ...[[number(each.waiting, 0)], [known(each.oldest_s) ? span(each.oldest_s) : "?"], [number(each.arrival_per_s), "n rate"],
+      [number(each.service_per_s), "n rate"], [span(each.p50_s)], [span(each.p99_s)]].map(([text, cls]) => make("td", text, cls ?? "n")));
     return row;
   }));
 }
