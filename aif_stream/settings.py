@@ -43,6 +43,12 @@ class Settings:
     kafka_username: str = _setting("", "SASL user")
     kafka_password: str = _setting("", "SASL password", secret=True)
     kafka_session_timeout_ms: int = _setting(10_000, "a silent group member is given up after this", low=1000)
+    kafka_batch_mb: int = _setting(
+        # 32 times the 1 MiB that a batch may have compressed; JSON events compress to a tenth.
+        32,
+        "a batch that decompresses to more is set aside unread",
+        low=1,
+    )
     topic_prefix: str = _setting("", "put before every topic and group name (several systems on one broker)")
     topics_dir: Path = _setting(Path(), "topic contracts; empty: those that ship with the package")
     compression: Literal["none", "lz4", "zstd"] = _setting(

@@ -87,7 +87,9 @@ def _stored(made: list[tuple[bytes, bytes]], batch: int) -> list[bytes]:
 
 def _parse(stored: bytes) -> list[Plain]:
     tp = TopicPartition("aif.item-updates", 0)
-    return list(plain_records(tp, PartitionRecords(tp, MemoryRecords(stored), [], 0, None, None, True, 0)))
+    return list(
+        plain_records(tp, PartitionRecords(tp, MemoryRecords(stored), [], 0, None, None, True, 0), lambda _: None)
+    )
 
 
 def _rows(version: ModelVersion, read: ItemRecords, writes: Writes) -> Any:

@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from aif_stream.bus.connection import REQUEST_DEADLINE_S, kafka_errors, kafka_kwargs
-from aif_stream.bus.salvage import Broken, fetch_batch, is_at, read_batch, watch
+from aif_stream.bus.decompression import bound
+from aif_stream.bus.salvage import Broken, Buffers, StoredBatch, fetch_batch, is_at, watch
 from aif_stream.bus.topics import topic_name
 from aif_stream.errors import BusUnavailable
 from aif_stream.settings import Settings
@@ -79,6 +80,8 @@ class ConsumerBase:
         self._on_lost = on_lost
         self._open_inner: AIOKafkaConsumer | None = None
         self._broken: dict[TopicPartition, Broken] = {}
+        self._batch_bytes = settings.kafka_batch_mb * 2**20
+        self._buffers: Buffers | None = None
 
     @property
     def _inner(self) -> AIOKafkaConsumer:
@@ -97,8 +100,9 @@ class ConsumerBase:
         )
 
     async def _start(self, inner: AIOKafkaConsumer) -> None:
+        bound(self._batch_bytes)
         await inner.start()
-        watch(inner, self._broken)
+        self._buffers = watch(inner, self._broken, self._batch_bytes)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -133,6 +137,8 @@ class ConsumerBase:
             for tp in [tp for tp in self._broken if not tps or tp in tps]:
                 if records := await self._pass_over(tp, max_records):
                     return {tp: records}
+            if self._buffers is not None:
+                self._buffers.begin_poll()
             try:
                 found: dict[Any, Any] = await self._inner.getmany(*tps, timeout_ms=timeout_ms, max_records=max_records)
                 return found
@@ -143,21 +149,21 @@ class ConsumerBase:
         return {}
 
     async def _pass_over(self, tp: TopicPartition, max_records: int) -> list[Any]:
+        """The next records of a batch that is read by hand; behind the last one aiokafka goes on."""
         broken = self._broken[tp]
-        records: list[Any] = []
-        if is_at(self._inner, tp, broken.position):
+        if broken.batch is None and is_at(self._inner, tp, broken.position):
             fetched = await self._ask("reading a broken batch", fetch_batch(self._inner, tp, broken.position))
-            records, behind = read_batch(tp, broken.position, fetched)
-            if len(records) > max_records:
-                records = records[:max_records]
-                behind = records[-1].offset + 1
-            if not is_at(self._inner, tp, broken.position):
-                records = []  # sought elsewhere or lost to another member while we asked
-            else:
-                self._inner.seek(tp, behind)
-                where = {"topic": tp.topic, "partition": tp.partition, "offset": broken.position, "behind": behind}
-                log.warning(kv("batch.read_by_hand", **where, records=len(records), problem=broken.problem))
-        self._broken.pop(tp, None)
+            broken.batch = StoredBatch(tp, broken.position, fetched)
+            where = {"topic": tp.topic, "partition": tp.partition, "offset": broken.position}
+            log.warning(kv("batch.read_by_hand", **where, problem=broken.problem))
+        if broken.batch is None or not is_at(self._inner, tp, broken.position):
+            self._broken.pop(tp, None)  # sought elsewhere or lost to another member, perhaps while we asked
+            return []
+        records, ended = broken.batch.take(max_records)
+        broken.position = broken.batch.position
+        self._inner.seek(tp, broken.position)
+        if ended:
+            self._broken.pop(tp, None)
         return records
 
     async def _recover(self, positions: Mapping[TopicPartition, int]) -> None:

@@ -11,7 +11,6 @@ Source of the layout: https://kafka.apache.org/41/implementation/message-format/
 from __future__ import annotations
 
 import functools
-import itertools
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,18 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
 from aiokafka.errors import CorruptRecordException, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.util import calc_crc32c, decode_varint
 
+from aif_stream.bus.decompression import (
+    gzip_decode,
+    lz4_decode,
+    opened,
+    refuse_headers,
+    snappy_decode,
+    zstd_decode,
+)
 from aif_stream.clock import now_ms
 
 UNPARSEABLE: Final = "unparseable"  # the dead letter's reason
@@ -43,6 +49,10 @@ _DECODERS: Final[dict[int, Callable[[bytes], bytes]]] = {
     4: zstd_decode,
 }
 _FETCH_BYTES: Final = 1024 * 1024  # aiokafka's own; the broker sends a first batch that is larger whole
+# More headers than any producer means, and what each takes as Python objects.
+_MANY_HEADERS: Final = 100
+_HEADER_OBJECT_BYTES: Final = 80
+_HEADERS_BY_HAND: Final = 100_000  # of all records of one turn: 8 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +80,13 @@ class Fetched(NamedTuple):
     end: int
 
 
-class Broken(NamedTuple):
-    """Where aiokafka could not go on, and why."""
+@dataclass(slots=True)
+class Broken:
+    """Where aiokafka could not go on, and why; ``batch`` is what is being read by hand there."""
 
     position: int
     problem: str
+    batch: StoredBatch | None = None
 
 
 class Plain(NamedTuple):
@@ -90,44 +102,64 @@ class Plain(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-class _Buffers(OrderedDict[TopicPartition, Any]):
+class Buffers(OrderedDict[TopicPartition, Any]):
     """aiokafka's fetched records by partition; each iterator ends quietly where the parsing of its bytes fails.
 
     The records come from here, not from aiokafka's own iterator, which passes each through five frames of Python
     (3.3 µs a record of a worker's 27, half of it saved).
+
+    ``room``: how many bytes of decompressed batches a poll may still begin with. Batches that each keep their bound
+    would add up: 500 of 30 MB in a poll of 500 records.
     """
 
-    def __init__(self, broken: dict[TopicPartition, Broken]) -> None:
+    def __init__(self, broken: dict[TopicPartition, Broken], poll_bytes: int) -> None:
         super().__init__()
         self._broken = broken
+        self._poll_bytes = poll_bytes
+        self.room = poll_bytes
+
+    def begin_poll(self) -> None:
+        self.room = self._poll_bytes
 
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:
         records = getattr(result, "_partition_records", None)  # an error has none
         if records is not None:
             records._records_iterator = self._until_broken(tp, records)
-            result.getall = functools.partial(_take, result)
+            result.getall = functools.partial(_take, self, result)
         super().__setitem__(tp, result)
 
     def _until_broken(self, tp: TopicPartition, records: Any) -> Iterator[Plain]:
         try:
-            yield from plain_records(tp, records)
+            yield from plain_records(tp, records, self._spend)
         except Exception as error:  # noqa: BLE001  # whatever parsing foreign bytes raises; ConsumerBase repairs it
             self._broken[tp] = Broken(records.next_fetch_offset, f"{type(error).__name__}: {error}")
 
+    def _spend(self, size_bytes: int) -> None:
+        self.room -= size_bytes
 
-def plain_records(tp: TopicPartition, records: Any) -> Iterator[Plain]:
-    """The records of aiokafka's ``PartitionRecords`` from its ``next_fetch_offset`` on, which goes with them."""
+
+def plain_records(tp: TopicPartition, records: Any, spend: Callable[[int], None]) -> Iterator[Plain]:
+    """The records of aiokafka's ``PartitionRecords`` from its ``next_fetch_offset`` on, which goes with them.
+
+    ``spend`` is told how much memory a batch takes beyond its stored bytes.
+    """
     topic, partition, batches = tp.topic, tp.partition, records._records
     while batches.has_next():
         batch = batches.next_batch()
         if records._check_crcs and not batch.validate_crc():
             raise CorruptRecordException("the CRC does not fit the bytes")
         if not batch.is_control_batch:
-            for record in batch:
+            found, data = opened(batch)
+            if data is not None:
+                spend(len(data))
+            for record in found:
                 offset = record.offset
                 if offset < records.next_fetch_offset:
                     continue  # a fetch gives whole batches: these lie before the position asked for
                 records.next_fetch_offset = offset + 1
+                headers = record.headers
+                if len(headers) > _MANY_HEADERS:
+                    spend(len(headers) * _HEADER_OBJECT_BYTES)
                 yield Plain(
                     topic,
                     partition,
@@ -136,30 +168,37 @@ def plain_records(tp: TopicPartition, records: Any) -> Iterator[Plain]:
                     record.timestamp_type,
                     record.key,
                     record.value,
-                    record.headers,
+                    headers,
                 )
         # Behind records that compaction has removed from the batch's end, too: else it would be read for ever.
         records.next_fetch_offset = batch.next_offset
 
 
-def _take(result: Any, max_records: int | None = None) -> list[Plain]:
-    """``FetchResult.getall`` without a call per record."""
-    if not result.check_assignment(result._topic_partition) or not result.has_more():
+def _take(buffers: Buffers, result: Any, max_records: int | None = None) -> list[Plain]:
+    """``FetchResult.getall`` without a call per record; ends early when the poll's room is spent."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more() or buffers.room <= 0:
         return []
-    found = list(itertools.islice(result._partition_records._records_iterator, max_records))
+    found: list[Plain] = []
+    ended = True
+    for record in result._partition_records._records_iterator:
+        found.append(record)
+        if len(found) == max_records or buffers.room <= 0:
+            ended = False
+            break
     result._update_position()
-    if max_records is None or len(found) < max_records:
+    if ended:
         result._partition_records = None
     return found
 
 
-def watch(consumer: AIOKafkaConsumer, broken: dict[TopicPartition, Broken]) -> None:
+def watch(consumer: AIOKafkaConsumer, broken: dict[TopicPartition, Broken], poll_bytes: int) -> Buffers:
     """Have a started consumer note in ``broken`` what it cannot parse, instead of raising. Before its first poll."""
-    buffers = _Buffers(broken)
+    buffers = Buffers(broken, poll_bytes)
     fetcher = consumer._fetcher
     for tp, result in fetcher._records.items():
         buffers[tp] = result
     fetcher._records = buffers
+    return buffers
 
 
 def is_at(consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> bool:
@@ -187,34 +226,51 @@ async def fetch_batch(consumer: AIOKafkaConsumer, tp: TopicPartition, position: 
     return Fetched(bytes(data or b""), end)
 
 
-def read_batch(tp: TopicPartition, position: int, fetched: Fetched) -> tuple[list[Any], int]:
-    """(records from ``position`` on, the offset behind them) of the first stored batch.
+class StoredBatch:
+    """The first stored batch of ``fetched``, read by hand from ``position`` on, in as many turns as wanted.
 
-    Names of headers that are not UTF-8 keep their bytes as ``\\xff`` escapes (the Java client replaces them and goes
-    on, too). What cannot be read is one ``Unparseable`` to the batch's end; the offset behind is always larger than
-    ``position``. Nothing there (``data`` empty): ([], position).
+    Names of headers that are not UTF-8 keep their bytes as ``\\xff`` escapes; the Java client replaces them and reads
+    the record, too. What cannot be read is one ``Unparseable`` to the batch's end. ``position`` moves behind every
+    record that is taken, and at last behind the batch; it stays where ``data`` is empty.
     """
-    data, end = fetched
-    if len(data) < _FRAMING:
-        return [], position
-    base, length = struct.unpack_from(">qi", data)
-    batch = data[: max(_FRAMING, _FRAMING + length)]
-    delta = struct.unpack_from(">i", batch, _CRC_FROM + 2)[0] if len(batch) >= _HEADER.size else 0
-    behind = max(position, base + delta) + 1 if delta >= 0 else position + 1
-    records: list[Any] = []
-    try:
-        for record in _records(tp, batch):
-            if record.offset >= position:
-                records.append(record)
-    except Exception as error:  # noqa: BLE001  # foreign bytes: any decoder's complaint is the record's problem
-        first = records[-1].offset + 1 if records else position
-        # The header may be what is broken: where the next batch begins is known better than how far this one goes.
-        rest = data[len(batch) :]
-        following = int.from_bytes(rest[:8], "big") if len(rest) >= _FRAMING else min(behind, end)
-        behind = max(following, first + 1)
-        problem = f"offsets {first} to {behind - 1} cannot be read: {type(error).__name__}: {error}"
-        records.append(Unparseable(tp.topic, tp.partition, first, behind - 1, batch, problem, now_ms()))
-    return records, behind
+
+    def __init__(self, tp: TopicPartition, position: int, fetched: Fetched) -> None:
+        self.position = position
+        self._records = self._read(tp, fetched)
+
+    def take(self, most: int | None = None) -> tuple[list[Any], bool]:
+        """The next records, ``most`` of them at most, and whether that was all."""
+        records: list[Any] = []
+        headers = 0
+        for record in self._records:
+            records.append(record)
+            headers += len(record.headers)
+            if len(records) == most or headers > _HEADERS_BY_HAND:
+                return records, False
+        return records, True
+
+    def _read(self, tp: TopicPartition, fetched: Fetched) -> Iterator[Any]:
+        data, end = fetched
+        if len(data) < _FRAMING:
+            return
+        base, length = struct.unpack_from(">qi", data)
+        batch = data[: max(_FRAMING, _FRAMING + length)]
+        delta = struct.unpack_from(">i", batch, _CRC_FROM + 2)[0] if len(batch) >= _HEADER.size else 0
+        behind = max(self.position, base + delta) + 1 if delta >= 0 else self.position + 1
+        try:
+            for record in _records(tp, batch):
+                if record.offset >= self.position:
+                    self.position = record.offset + 1
+                    yield record
+        except Exception as error:  # noqa: BLE001  # foreign bytes: any decoder's complaint is the record's problem
+            first = self.position
+            # The header may be what is broken: where the next batch begins is known better than how far this one goes.
+            rest = data[len(batch) :]
+            following = int.from_bytes(rest[:8], "big") if len(rest) >= _FRAMING else min(behind, end)
+            behind = max(following, first + 1)
+            problem = f"offsets {first} to {behind - 1} cannot be read: {type(error).__name__}: {error}"
+            yield Unparseable(tp.topic, tp.partition, first, behind - 1, batch, problem, now_ms())
+        self.position = max(behind, self.position)
 
 
 def _records(tp: TopicPartition, batch: bytes) -> Iterator[Any]:
@@ -246,6 +302,7 @@ def _record(tp: TopicPartition, base: int, append_ms: int | None, first_ms: int,
     key, at = _nullable(data, at)
     value, at = _nullable(data, at)
     count, at = decode_varint(data, at)
+    refuse_headers(count)
     headers: list[tuple[str, Any]] = []
     for _ in range(count):
         name, at = _nullable(data, at)
