@@ -99,6 +99,11 @@ RANK_SECONDS = _GatheredHistogram("aif_rank_seconds", "Rank request by stage", [
 RETRIEVAL_SECONDS = Histogram(
     "aif_retrieval_seconds", "Search time of the reference upstream", ["channel"], buckets=_STAGE_BUCKETS_S
 )
+UPSTREAM_REFUSED = Counter(
+    "aif_upstream_refused_total",
+    "Connections closed because of bytes that no request asked for: unasked, surplus, another id",
+    ["reason"],
+)
 OVERLAP_SAVED = _GatheredHistogram(
     "aif_overlap_saved_seconds", "User-side time hidden behind retrieval", buckets=_STAGE_BUCKETS_S
 )

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aif_stream.errors import (
     AifError,
@@ -171,6 +171,23 @@ def straight(app: ASGIApp, path: str, handler: Handler) -> ASGIApp:
             await (await _on_bug(request, error))(scope, receive, send)
             raise  # uvicorn logs the trace
         await response(scope, receive, send)
+
+    return serve
+
+
+def repeating_request_id(app: ASGIApp) -> ASGIApp:
+    """``app``, whose every answer has the ``x-request-id`` of its request: whoever asked can tell answers apart."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"] if scope["type"] == "http" else ()
+        own = [(name, value) for name, value in headers if name == b"x-request-id"][:1]
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            await send(message)
+
+        await app(scope, receive, send_with_id if own else send)
 
     return serve
 

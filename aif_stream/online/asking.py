@@ -30,12 +30,12 @@ class AskingClient(HttpClient):
         self._sweeping = asyncio.create_task(self._sweep(), name="http-sweep")
         return self
 
-    async def ask(self, body: bytes, headers: bytes = b"") -> Answer:
-        """The answer of one request. Status 0: there is none, and the body says why. A caller that stops waiting
-        closes the connection."""
+    async def ask(self, body: bytes, request_id: bytes = b"") -> Answer:
+        """The answer of one request (``HttpClient.submit``). Status 0: there is none, and the body says why. A caller
+        that stops waiting closes the connection."""
         number = next(self._numbers)
         self._asked[number] = asyncio.get_running_loop().create_future()
-        self.submit(number, body, monotonic_s(), headers)
+        self.submit(number, body, monotonic_s(), request_id)
         try:
             return await self._asked[number]
         finally:

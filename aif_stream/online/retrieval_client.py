@@ -71,7 +71,8 @@ class RetrievalClient:
     async def ask(self, request_id: str, user_id: str, channel: str, k: int, budget_s: float) -> Candidates:
         """At most k candidates of a channel within the budget. Raises ``UpstreamError``, never later than that.
 
-        ``request_id`` travels as ``x-request-id``, so that both processes' logs can be laid side by side.
+        ``request_id`` and channel travel as ``x-request-id``: the answer has to be that of this very request
+        (``http_connection``), and both processes' logs can be laid side by side.
         """
         due_s = monotonic_s() + budget_s
         body = orjson.dumps({"user_id": user_id, "channel": channel, "k": k})
@@ -102,7 +103,7 @@ class RetrievalClient:
         client = self._clients.get(url)
         if client is None:
             raise UpstreamError("the retrieval client is closed", mend="use it inside its `async with`")
-        status, data, media_type = await client.ask(body, b"x-request-id: %s\r\n" % request_id.encode())
+        status, data, media_type = await client.ask(body, f"{request_id}-{channel}".encode())
         if status == 0:
             raise UpstreamError(data.decode(errors="replace"))
         if status != 200:

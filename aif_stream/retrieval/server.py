@@ -25,7 +25,7 @@ from aif_stream.retrieval.channels import CHANNELS
 from aif_stream.retrieval.feeds import Feeds
 from aif_stream.settings import Settings
 from aif_stream.telemetry import RETRIEVAL_SECONDS, kv
-from aif_stream.web import Health, application, json_response, read_body
+from aif_stream.web import Health, application, json_response, read_body, repeating_request_id
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ class RetrievalServer:
         self._feeds = feeds
         self._searcher = searcher
         self._health = Health(self._reasons, self._facts)
-        self.app = application([Route("/v1/retrieve", self._retrieve, methods=["POST"]), *self._health.routes()])
+        routes = [Route("/v1/retrieve", self._retrieve, methods=["POST"]), *self._health.routes()]
+        self.app = repeating_request_id(application(routes))
 
     async def _retrieve(self, request: Request) -> Response:
         started_s = monotonic_s()
@@ -65,9 +66,15 @@ class RetrievalServer:
         found = await loop.run_in_executor(self._searcher, answer, asked.channel, user_key, asked.k)
         RETRIEVAL_SECONDS.labels(channel=found.channel).observe(elapsed_ms(started_s) / 1000.0)
         await asyncio.sleep(max(0.0, self._settings.retrieval_latency_ms - elapsed_ms(started_s)) / 1000.0)
-        request_id = request.headers.get("x-request-id", "-")
+        request_id = request.headers.get("x-request-id")
         log.debug(
-            kv("retrieve", request=request_id, channel=found.channel, keys=found.keys.size, ms=elapsed_ms(started_s))
+            kv(
+                "retrieve",
+                request=request_id or "-",
+                channel=found.channel,
+                keys=found.keys.size,
+                ms=elapsed_ms(started_s),
+            )
         )
         accept = request.headers.get("accept", MEDIA_TYPE)
         if "application/json" in accept and MEDIA_TYPE not in accept:

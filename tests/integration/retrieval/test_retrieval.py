@@ -78,6 +78,10 @@ async def test_the_binary_answer_names_hashed_keys_and_errors_are_problems(
             assert (status, problem["errors"][0]["field"]) == (422, field)
         async with client.session.post(client.url + "/v1/retrieve", data=b"x" * 100_000) as reply:
             assert reply.status == 413
+        for body in (asked, {}):  # an answer of either kind names its request
+            own = {"x-request-id": "r-1"}
+            async with client.session.post(client.url + "/v1/retrieve", json=body, headers=own) as reply:
+                assert reply.headers.getall("x-request-id") == ["r-1"]
 
 
 async def test_it_answers_no_sooner_than_its_set_latency(
