@@ -63,7 +63,7 @@ async def _follow(session: aiohttp.ClientSession, each: dict[str, Any], draw: An
     while State(each["state"]) not in FINAL:
         try:
             async with session.get(path, headers={"last-event-id": last} if last else {}) as reply:
-                # 404: the server has answered, the facts are still on their way to Redis.
+                # 404: a server of an older version, whose record is still on its way to Redis.
                 if reply.status == 200:
                     async for event in _events(reply):
                         last = event.pop("id", last)

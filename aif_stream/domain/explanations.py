@@ -10,9 +10,11 @@ test holds them together. A final state never changes but by being asked for ane
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
+from hmac import compare_digest
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -132,10 +134,31 @@ def decode_task(value: bytes) -> ExplanationTask:
         raise BadEvent("unreadable", f"not an explanation task: {error}") from None
 
 
-def explanation_id(request_id: str, item_id: str, method: Method) -> str:
-    """The same for the same question, so that asking twice joins the running work."""
+_ID: Final = re.compile(r"x([0-9a-f]{12}[0-9a-f]{24})([0-9a-f]{16})")
+_TIME_DIGITS: Final = 12
+
+
+def explanation_id(request_id: str, item_id: str, method: Method, issued_ms: int, key: bytes) -> str:
+    """``x``, time (6 bytes), question (12), seal (8): the same for the same question about the same answer, so that
+    asking twice joins the running work.
+
+    ``issued_ms``: when the answer was given. ``key``: who has it can tell that somebody with the key issued the id.
+    """
     digest = blake2b(msgspec.json.encode([request_id, item_id, method.value]), digest_size=12)
-    return f"x{digest.hexdigest()}"
+    sealed = f"{max(0, issued_ms):0{_TIME_DIGITS}x}{digest.hexdigest()}"
+    return f"x{sealed}{_seal(sealed, key)}"
+
+
+def issued_ms(name: str, key: bytes) -> int | None:
+    """When an id was issued; None when nobody with this key did."""
+    parts = _ID.fullmatch(name)
+    if parts is None or not compare_digest(parts[2], _seal(parts[1], key)):
+        return None
+    return int(parts[1][:_TIME_DIGITS], 16)
+
+
+def _seal(sealed: str, key: bytes) -> str:
+    return blake2b(sealed.encode(), digest_size=8, key=key).hexdigest()
 
 
 class Reply(StrEnum):

@@ -52,7 +52,7 @@ class FactItem(msgspec.Struct, frozen=True):
 class FactsHead(msgspec.Struct, frozen=True, kw_only=True):
     """``cut``: the best item that was not in the answer; None when nothing was left out. ``entries`` and ``newest``
     count history entries, ``row_bytes`` is the size of each row. ``user_part``: under which name the user's part is
-    kept; "" for one without entries, which has none."""
+    kept; "" for one without entries, which has none. ``issued_ms``: the time in the ids of its explanations."""
 
     request_id: str
     user_id: str
@@ -67,6 +67,7 @@ class FactsHead(msgspec.Struct, frozen=True, kw_only=True):
     newest: int
     row_bytes: int
     user_part: str = ""
+    issued_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

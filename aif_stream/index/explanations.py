@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from aif_stream.domain.explanations import Action, ExplanationTask, Method, Priority, Reply, State, Told
 from aif_stream.index.connection import Redis
 from aif_stream.index.keys import (
+    EXPLANATION_ID_KEY,
     EXPLANATION_WAKE_KEY,
     explanation_cache_key,
     explanation_events_key,
@@ -62,7 +63,9 @@ class StoredEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredExplanation:
-    """One record. ``stages``: name → JSON; ``times_ms``: state → when it was first reached in this run."""
+    """One record. ``stages``: name → JSON; ``times_ms``: state → when it was first reached in this run.
+
+    ``is_recorded`` False: there is no record; this is what its id says (``online.issued_ids``)."""
 
     id: str
     task: ExplanationTask
@@ -74,6 +77,7 @@ class StoredExplanation:
     score: float | None
     stages: Mapping[str, bytes]
     times_ms: Mapping[str, int]
+    is_recorded: bool = True
 
 
 class ExplanationStore:
@@ -155,6 +159,13 @@ class ExplanationStore:
 
     async def _wake(self, name: str) -> None:
         await self._redis.call("XADD", EXPLANATION_WAKE_KEY, "MAXLEN", "~", _WAKES, "*", "id", name)
+
+    async def id_key(self, own: bytes) -> tuple[bytes, int]:
+        """The key that seals the ids of all servers, which is ``own`` where there was none, and Redis' time in ms."""
+        commands = [pack("SET", EXPLANATION_ID_KEY, own, "NX"), pack("GET", EXPLANATION_ID_KEY), pack("TIME")]
+        found = await self._redis.execute(commands, [EXPLANATION_ID_KEY] * len(commands))
+        _, key, (seconds, micros) = checked(found)
+        return bytes(key), int(seconds) * 1000 + int(micros) // 1000
 
     async def put_facts(self, request_id: str, value: bytes, user: str = "", user_value: bytes = b"") -> bool:
         """Keep the facts of an answer, and the user's part ``user`` at least as long: with ``user_value`` it is

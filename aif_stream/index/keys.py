@@ -17,6 +17,7 @@
     {xf:<request id>}:f      string  facts of an answer (domain/facts.py); AIF_EXPLAIN_FACTS_S or less (bound in bytes)
     {xfu:<name>}:f           string  the user's part of facts, once for many answers of one server; as long as they
     {xf:<request id>}:k      string  "1": facts were kept once; outlives them, so that "expired" is told from "unknown"
+    aif:explain:key          string  32 random bytes: the seal of explanations' ids (domain/explanations.py)
     aif:explain:wake         stream  ids of explanations that changed, a hint for servers; only the newest few thousand
     aif:explain:cache:<h>    string  stages of an explanation by the hash of all that they follow from
     aif:explain:near:<v>:<h>     string  its refined stage by item row and quantised user, for like users
@@ -149,4 +150,5 @@ def near_off_key(version: str) -> bytes:
     return b"aif:explain:near-off:%s" % version.encode()
 
 
+EXPLANATION_ID_KEY: Final = b"aif:explain:key"
 EXPLANATION_WAKE_KEY: Final = b"aif:explain:wake"

@@ -13,7 +13,8 @@ from aif_stream.clock import now_ms
 from aif_stream.domain.explanations import FINAL, Action, Reply, State, Told
 from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.index.connection import open_redis
-from aif_stream.index.explanations import ExplanationStore, StoredEvent, StoredExplanation
+from aif_stream.index.explanations import START, ExplanationStore, StoredEvent, StoredExplanation
+from aif_stream.online.issued_ids import IssuedIds
 from aif_stream.settings import Settings
 from aif_stream.telemetry import EXPLAIN_SUBSCRIBERS, EXPLANATIONS, kv
 
@@ -29,9 +30,10 @@ _RETRY_S: Final = 0.5
 class ExplanationFeed:
     """``subscribe`` for any number of waiters; each costs a task and an entry here."""
 
-    def __init__(self, settings: Settings, store: ExplanationStore) -> None:
+    def __init__(self, settings: Settings, store: ExplanationStore, ids: IssuedIds) -> None:
         self._settings = settings
         self._store = store
+        self._ids = ids
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -60,9 +62,14 @@ class ExplanationFeed:
         return sum(map(len, self._waiting.values()))
 
     async def current(self, name: str) -> StoredExplanation | None:
-        """The record; one that is past its deadline, and that nobody works on, is expired by being looked at."""
+        """The record, or what its id says as long as there is none; None for an id that no answer gave. One that is
+        past its deadline, and that nobody works on, is expired by being looked at."""
+        if (given := self._ids.on_its_way(name)) is not None:
+            return given
         found = await self._store.read(name)
-        if found is None or found.state in FINAL or now_ms() <= found.task.deadline_ms:
+        if found is None:
+            return self._ids.without_record(name)
+        if found.state in FINAL or now_ms() <= found.task.deadline_ms:
             return found
         reason = b"its deadline passed before a worker was done"
         said = await self._store.tell(name, Told(Action.EXPIRE), {"reason": reason})
@@ -73,7 +80,8 @@ class ExplanationFeed:
     async def subscribe(self, name: str, after: str) -> AsyncIterator[StoredEvent | None]:
         """Events after ``after``, each once and in order, until the final one; None now and then: still here.
 
-        Redis away: waits for it. Ends early when the server stops.
+        Redis away: waits for it. An id whose record does not come has one event, its end. Ends early when the server
+        stops.
         """
         changed = asyncio.Event()
         self._waiting.setdefault(name, set()).add(changed)
@@ -91,11 +99,15 @@ class ExplanationFeed:
                             return
                         events = await self._store.events(name, after)
                         if found.state in FINAL and not events:
+                            if not found.is_recorded and after == START:
+                                yield _end_of(found)
                             return
                 except (IndexUnavailable, IndexRefused) as error:
                     log.warning(kv("explanation.unread", explanation=name, problem=error))
                     await asyncio.sleep(_RETRY_S)
                     events = []
+                if events:
+                    self._ids.settle([name])
                 for event in events:
                     after, silent_s = event.id, 0.0
                     yield event
@@ -140,3 +152,16 @@ class ExplanationFeed:
         for name in names & self._waiting.keys():
             for event in self._waiting[name]:
                 event.set()
+
+
+def _end_of(found: StoredExplanation) -> StoredEvent:
+    """Before any id that Redis gives, and after ``START``: who comes back with it has heard all."""
+    fields = {
+        "kind": b"state",
+        "state": found.state.encode(),
+        "run": b"%d" % found.task.run,
+        "attempt": b"%d" % found.attempt,
+        "at_ms": b"%d" % found.times_ms[found.state],
+        "reason": found.reason.encode(),
+    }
+    return StoredEvent("0-1", fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -40,13 +41,17 @@ class ExplanationWork:
         if producer is not None:
             await producer.__aexit__(kind, error, trace)
 
-    async def start(self, task: ExplanationTask, score: float) -> Answer:
+    async def start(
+        self, task: ExplanationTask, score: float, recorded: Callable[[list[str]], None] = lambda _: None
+    ) -> Answer:
         """Make it pending and hand it to Kafka, or join what runs already. One that is pending is handed over once
-        more: its task may have been lost, and a worker that sees a task twice does it once.
+        more: its task may have been lost, and a worker that sees a task twice does it once. ``recorded`` is called with
+        its id as soon as Redis has it.
 
         Raises ``BusUnavailable``, ``PublishError``, ``IndexUnavailable``: ask again, it then joins.
         """
         answer = await self._store.ask(task, score=score)
+        recorded([task.explanation_id])
         if answer.reply is Reply.OK or answer.state is State.PENDING:
             task = msgspec.structs.replace(task, run=answer.run, deadline_ms=answer.deadline_ms)
             await self._hand_over(task)

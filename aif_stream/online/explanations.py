@@ -25,7 +25,6 @@ from aif_stream.domain.explanations import (
     Reply,
     State,
     Told,
-    explanation_id,
 )
 from aif_stream.domain.facts import FactsHead, read_head
 from aif_stream.domain.request import decode_as
@@ -97,8 +96,8 @@ class Explanations:
             raise BadInput(f"item {item!r:.80} is not in the answer to request {asked.request_id}", field="item_id")
         if self._retired(found.version):
             return problem(409, f"version {found.version} gave that score and is retired: nobody can recompute it")
-        answer = await self._work.start(_task(self._settings, asked, found), score)
-        name = explanation_id(asked.request_id, item, asked.method)
+        name = self._keeper.ids.of(asked.request_id, item, asked.method, found.issued_ms or found.answered_ms)
+        answer = await self._work.start(_task(self._settings, name, asked, found), score)
         return Response(
             orjson.dumps({"explanation_id": name, "state": answer.state, "joined": answer.reply is Reply.JOINED}),
             202,
@@ -134,20 +133,43 @@ class Explanations:
 
     async def _look(self, request: Request) -> Response:
         name = request.path_params["name"]
-        found = await self._feed.current(name)
+        found = await self._recorded(name)
         if found is None:
             return _unknown(name)
         headers = {} if found.state in FINAL else {"retry-after": _RETRY_AFTER}
         return Response(_json(found), 200, headers, "application/json")
 
+    async def _recorded(self, name: str) -> StoredExplanation | None:
+        """The explanation, waiting a moment for a record that another server is about to write: what it is of is known
+        from then on."""
+        end_s = monotonic_s() + _FACTS_WAIT_S
+        while True:
+            found = await self._feed.current(name)
+            if found is None or found.is_recorded or found.task.request_id or found.state in FINAL:
+                return found
+            if monotonic_s() > end_s:
+                return found
+            await asyncio.sleep(_LOOK_S)
+
     async def _cancel(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        said = await self._store.tell(name, Told(Action.CANCEL), {"reason": b"cancelled by a client"})
-        if said.reply is Reply.ABSENT:
-            return _unknown(name)
+        name, end_s = request.path_params["name"], monotonic_s() + _FACTS_WAIT_S
+        while True:
+            said = await self._store.tell(name, Told(Action.CANCEL), {"reason": b"cancelled by a client"})
+            if said.reply is not Reply.ABSENT:
+                break
+            given = self._keeper.ids.without_record(name)
+            if given is None:
+                return _unknown(name)
+            if given.state in FINAL:
+                return _state_of(name, given.state)
+            if monotonic_s() > end_s:
+                detail = f"explanation {name} is not recorded yet: cancel it again"
+                return problem(503, detail, headers={"retry-after": _RETRY_AFTER})
+            await asyncio.sleep(_LOOK_S)
+        self._keeper.ids.settle([name])
         if said.reply is Reply.OK:
             EXPLANATIONS.labels(state=State.CANCELLED, cache="none").inc()
-        return Response(orjson.dumps({"explanation_id": name, "state": said.state}), 200, {}, "application/json")
+        return _state_of(name, said.state)
 
     async def _events(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -155,7 +177,8 @@ class Explanations:
         found = await self._feed.current(name)
         if found is None:
             return _unknown(name)
-        if found.state in FINAL and not await self._store.events(name, after):
+        heard = found.is_recorded or after != START
+        if found.state in FINAL and heard and not await self._store.events(name, after):
             return Response(status_code=204)  # tells an EventSource that there is nothing to come back for
         return StreamingResponse(
             self._stream(name, after),
@@ -213,10 +236,10 @@ async def _left(socket: WebSocket) -> None:
         return
 
 
-def _task(settings: Settings, asked: ExplanationRequest, head: FactsHead) -> ExplanationTask:
+def _task(settings: Settings, name: str, asked: ExplanationRequest, head: FactsHead) -> ExplanationTask:
     now = now_ms()
     return ExplanationTask(
-        explanation_id=explanation_id(asked.request_id, asked.item, asked.method),
+        explanation_id=name,
         run=0,
         request_id=asked.request_id,
         item_id=asked.item,
@@ -235,7 +258,11 @@ def _after(text: str) -> str:
 
 
 def _unknown(name: str) -> Response:
-    return problem(404, f"no explanation {name!r:.80}: it was never asked for, or was kept long enough")
+    return problem(404, f"no explanation {name!r:.80}: never requested, or expired")
+
+
+def _state_of(name: str, state: State | None) -> Response:
+    return Response(orjson.dumps({"explanation_id": name, "state": state}), 200, {}, "application/json")
 
 
 def _json(found: StoredExplanation) -> bytes:
@@ -243,8 +270,8 @@ def _json(found: StoredExplanation) -> bytes:
     return orjson.dumps(
         {
             "explanation_id": found.id,
-            "request_id": task.request_id,
-            "item_id": task.item_id,
+            "request_id": task.request_id or None,
+            "item_id": task.item_id or None,
             "state": found.state,
             "score": found.score,
             "stages": {name: orjson.Fragment(value) for name, value in found.stages.items()},

@@ -21,7 +21,7 @@ import numpy as np
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.candidates import id_of
-from aif_stream.domain.explanations import ExplanationTask, Method, Priority, StartedExplanation, explanation_id
+from aif_stream.domain.explanations import ExplanationTask, Method, Priority, StartedExplanation
 from aif_stream.domain.facts import FactItem, FactsHead, UserInputs, pack_facts, pack_user
 from aif_stream.domain.history import ENTRY
 from aif_stream.domain.request import RankedItem, RankRequest
@@ -30,6 +30,7 @@ from aif_stream.domain.row import Rows
 from aif_stream.errors import AifError
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.online.explanation_work import ExplanationWork
+from aif_stream.online.issued_ids import LATE_S, IssuedIds
 from aif_stream.online.kept_facts import KeptFacts
 from aif_stream.online.scoring import Part
 from aif_stream.settings import Settings
@@ -56,6 +57,7 @@ class Answered:
     parts: list[Part]
     user: UserInputs | None
     started: list[StartedExplanation]
+    issued_ms: int
 
 
 class Packed(NamedTuple):
@@ -70,10 +72,11 @@ class Packed(NamedTuple):
 class FactsKeeper:
     """One per server. At most ``explain_facts_mb`` of this server's facts are in Redis; the oldest go first."""
 
-    def __init__(self, settings: Settings, store: ExplanationStore, work: ExplanationWork) -> None:
+    def __init__(self, settings: Settings, store: ExplanationStore, work: ExplanationWork, ids: IssuedIds) -> None:
         self._settings = settings
         self._store = store
         self._work = work
+        self.ids = ids
         self._queue: asyncio.Queue[Answered | None] = asyncio.Queue(_QUEUE)
         self._pool = ThreadPoolExecutor(1, "facts")
         self._task: asyncio.Task[None] | None = None
@@ -114,7 +117,19 @@ class FactsKeeper:
             EXPLAIN_FACTS.labels(outcome="full").inc()
             return False
         self._under_way[answered.request_id] = asyncio.Event()
+        for started, item in zip(answered.started, answered.items, strict=False):
+            self.ids.give(started.explanation_id, answered.request_id, item.item_id, item.score, answered.received_ms)
         return True
+
+    def started(
+        self, request_id: str, items: list[RankedItem], explain: bool | int, issued_ms: int
+    ) -> list[StartedExplanation]:
+        """The explanations that ``explain: n`` starts: the first n items' (true starts none)."""
+        count = 0 if isinstance(explain, bool) else explain
+        return [
+            StartedExplanation(item.item_id, self.ids.of(request_id, item.item_id, Method.FULL, issued_ms))
+            for item in items[:count]
+        ]
 
     async def settled(self, request_id: str) -> None:
         """Return when the facts of this request, if they are on their way here, are written (or lost)."""
@@ -133,9 +148,14 @@ class FactsKeeper:
                 EXPLAIN_FACTS.labels(outcome="failed").inc()
                 log.exception(kv("facts.failed", request=answered.request_id))
             finally:
+                self.ids.lose(each.explanation_id for each in answered.started)  # but for what is recorded
                 self._under_way.pop(answered.request_id).set()
 
     async def _write(self, answered: Answered) -> None:
+        if (late_s := (self.ids.now_ms() - answered.issued_ms) / 1000.0) > LATE_S:
+            EXPLAIN_FACTS.labels(outcome="late").inc()
+            log.warning(kv("facts.late", request=answered.request_id, waited_s=late_s))
+            return
         loop = asyncio.get_running_loop()
         packed = await loop.run_in_executor(self._pool, pack, answered, self._names, self._kept.knows)
         value, user, user_bytes, user_value = packed
@@ -152,22 +172,13 @@ class FactsKeeper:
         EXPLAIN_FACTS.labels(outcome="kept").inc()
         scores = {item.item_id: item.score for item in answered.items}
         starts = (
-            self._work.start(_task(self._settings, answered, started), scores[started.item_id])
+            self._work.start(_task(self._settings, answered, started), scores[started.item_id], self.ids.settle)
             for started in answered.started
         )
         # Side by side: they share their writes to Redis and their Kafka request.
         failed = [each for each in await asyncio.gather(*starts, return_exceptions=True) if isinstance(each, Exception)]
         if failed:
             raise failed[0]
-
-
-def started_of(request_id: str, items: list[RankedItem], explain: bool | int) -> list[StartedExplanation]:
-    """The explanations that ``explain: n`` starts: the first n items' (true starts none)."""
-    count = 0 if isinstance(explain, bool) else explain
-    return [
-        StartedExplanation(item.item_id, explanation_id(request_id, item.item_id, Method.FULL))
-        for item in items[:count]
-    ]
 
 
 def _task(settings: Settings, answered: Answered, started: StartedExplanation) -> ExplanationTask:
@@ -223,6 +234,7 @@ def pack(answered: Answered, names: UserNames, knows: Callable[[str], bool]) -> 
         newest=len(user.newest),
         row_bytes=rows.dtype.itemsize,
         user_part=name,
+        issued_ms=answered.issued_ms,
     )
     value = pack_user(user) if name and not knows(name) else b""
     return Packed(pack_facts(head, rows), name, user.nbytes + user.newest.nbytes, value)

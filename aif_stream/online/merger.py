@@ -34,7 +34,7 @@ from aif_stream.kernels.ids import direct_keys
 from aif_stream.online.admission import Admission, Stay
 from aif_stream.online.deadline import Deadline, Reserve
 from aif_stream.online.executor import ComputeThreads
-from aif_stream.online.facts_keeper import Answered, FactsKeeper, started_of
+from aif_stream.online.facts_keeper import Answered, FactsKeeper
 from aif_stream.online.pool import Pool
 from aif_stream.online.progress import Progress
 from aif_stream.online.recompute import Recompute
@@ -269,7 +269,7 @@ class Merger:
         """Offer what the answer was made of, if that is wanted; the explanations that begin by it."""
         if not items or not run.keeps_rows:
             return []
-        user = run.known_user
+        user, issued_ms = run.known_user, self._facts.ids.now_ms()
         answered = Answered(
             request_id=run.request_id,
             request=run.request,
@@ -280,7 +280,8 @@ class Merger:
             names=run.names,
             parts=list(run.parts),
             user=None if user is None else user.inputs,
-            started=started_of(run.request_id, items, run.request.explain),
+            started=self._facts.started(run.request_id, items, run.request.explain, issued_ms),
+            issued_ms=issued_ms,
         )
         if self._facts.offer(answered):
             return answered.started

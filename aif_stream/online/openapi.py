@@ -128,7 +128,9 @@ def document() -> dict[str, Any]:
 
 def _explanations() -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    unknown = _problems({"404": "no such explanation"})
+    unknown = _problems(
+        {"404": "no such explanation", "503": "Redis does not answer, or has no record yet to cancel; try again"}
+    )
     stream = {
         "200": {"description": "server-sent events; ids resume", "content": _EVENTS},
         "204": {"description": "over"},

@@ -30,6 +30,7 @@ from aif_stream.online.explanation_feed import ExplanationFeed
 from aif_stream.online.explanation_work import ExplanationWork
 from aif_stream.online.explanations import Explanations
 from aif_stream.online.facts_keeper import FactsKeeper
+from aif_stream.online.issued_ids import IssuedIds
 from aif_stream.online.loop_lag import watch_loop
 from aif_stream.online.merger import Merger
 from aif_stream.online.overview import Overview
@@ -135,8 +136,9 @@ async def _explaining(
     """What explanations need beside the answers: their stream, the facts that are kept, their routes."""
     explained = ExplanationStore(redis, keep_s=settings.explain_keep_s, facts_s=settings.explain_facts_s)
     work = await stack.enter_async_context(ExplanationWork(settings, explained))
-    feed = await stack.enter_async_context(ExplanationFeed(settings, explained))
-    facts = await stack.enter_async_context(FactsKeeper(settings, explained, work))
+    ids = await stack.enter_async_context(IssuedIds(settings, explained))
+    feed = await stack.enter_async_context(ExplanationFeed(settings, explained, ids))
+    facts = await stack.enter_async_context(FactsKeeper(settings, explained, work, ids))
     return feed, facts, Explanations(settings, explained, work=work, feed=feed, keeper=facts, retired=active.is_retired)
 
 

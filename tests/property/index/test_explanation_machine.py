@@ -16,13 +16,15 @@ from aif_stream.domain.explanations import (
     Told,
     Work,
     explanation_id,
+    issued_ms,
     step,
 )
 from aif_stream.index.connection import Redis
 from aif_stream.index.explanations import START, ExplanationStore
 
 T0_MS = 1_700_000_000_000
-NAME = explanation_id("r", "7", Method.FULL)
+KEY = b"k" * 32
+NAME = explanation_id("r", "7", Method.FULL, 1_700_000_000_000, KEY)
 
 # Few runs, attempts and moments, so that old and new ones of workers that crashed, came back or were doubled meet.
 told = st.builds(
@@ -109,9 +111,19 @@ def test_a_run_ends_once_and_attempts_never_fall(history: list[tuple[Told, int]]
             assert ends.setdefault(work.run, work.state) is work.state
 
 
-@given(st.text(max_size=20), st.text(max_size=20), st.sampled_from(Method))
-def test_the_same_question_has_the_same_id_and_another_one_another(request: str, item: str, method: Method) -> None:
-    name = explanation_id(request, item, method)
-    assert name == explanation_id(request, item, method)
-    assert name != explanation_id(request + "x", item, method)
-    assert name != explanation_id(item, request + "y", method)
+@given(st.text(max_size=20), st.text(max_size=20), st.sampled_from(Method), st.integers(0, 2**47))
+def test_same_question_has_one_id_and_another_one_another(request: str, item: str, method: Method, ms: int) -> None:
+    name = explanation_id(request, item, method, ms, KEY)
+    assert name == explanation_id(request, item, method, ms, KEY)
+    assert name != explanation_id(request + "x", item, method, ms, KEY)
+    assert name != explanation_id(item, request + "y", method, ms, KEY)
+    assert name != explanation_id(request, item, method, ms + 1, KEY)
+
+
+@given(st.integers(0, 2**47), st.integers(1, 52), st.sampled_from("0123456789abcdefgX-"))
+def test_id_says_when_it_was_issued_to_who_has_the_key(ms: int, at: int, digit: str) -> None:
+    name = explanation_id("r", "7", Method.FULL, ms, KEY)
+    assert issued_ms(name, KEY) == ms
+    assert issued_ms(name, b"another") is None
+    changed = name[:at] + digit + name[at + 1 :]
+    assert changed == name or issued_ms(changed, KEY) is None
