@@ -19,6 +19,7 @@ from aif_stream.web import Health, application
 log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut
+_MESSAGE_BYTES: Final = 64 * 1024  # of a WebSocket; clients have nothing to say that the server reads
 _EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
@@ -97,6 +98,7 @@ async def serve_http(
         app,
         http="httptools",
         ws="websockets-sansio" if sockets else "none",
+        ws_max_size=_MESSAGE_BYTES,
         loop="none",
         lifespan="off",
         log_config=None,

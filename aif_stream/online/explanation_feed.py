@@ -36,7 +36,7 @@ class ExplanationFeed:
         self._ids = ids
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class ExplanationFeed:
 
     def close(self) -> None:
         """End every subscription: its client comes back, here or elsewhere, with the last id that it has."""
-        self._closed = True
+        self.closed = True
         for events in self._waiting.values():
             for event in events:
                 event.set()
@@ -89,7 +89,7 @@ class ExplanationFeed:
         self._follow()
         silent_s = 0.0
         try:
-            while not self._closed:
+            while not self.closed:
                 changed.clear()
                 try:
                     events = await self._store.events(name, after)

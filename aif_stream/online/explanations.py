@@ -28,14 +28,14 @@ from aif_stream.domain.explanations import (
 )
 from aif_stream.domain.facts import FactsHead, read_head
 from aif_stream.domain.request import decode_as
-from aif_stream.errors import BadInput
+from aif_stream.errors import BadInput, IndexRefused, IndexUnavailable
 from aif_stream.index.explanations import START, ExplanationStore, StoredEvent, StoredExplanation
 from aif_stream.online.explanation_feed import ExplanationFeed
 from aif_stream.online.explanation_work import ExplanationWork
 from aif_stream.online.facts_keeper import FactsKeeper
 from aif_stream.online.flood import Flood
 from aif_stream.settings import Settings
-from aif_stream.telemetry import EXPLANATIONS
+from aif_stream.telemetry import EXPLANATIONS, kv
 from aif_stream.web import checked_json, problem, read_body
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _FACTS_WAIT_S: Final = 0.5  # facts on their way are there in a few ms; those of another server are looked for so long
 _LOOK_S: Final = 0.05
 _RETRY_AFTER: Final = "1"
+_DONE, _GOING_AWAY, _REFUSED, _FAILED = 1000, 1001, 1008, 1011  # close codes
 _EVENT_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 _BODY_BYTES: Final = 64 * 1024
 _REQUEST: Final = msgspec.json.Decoder(ExplanationRequest)
@@ -197,18 +198,8 @@ class Explanations:
                 yield b"id: %s\nevent: %s\ndata: %s\n\n" % (event.id.encode(), event.kind.encode(), data)
 
     async def _socket(self, socket: WebSocket) -> None:
-        name = socket.path_params["name"]
-        try:
-            after = _after(socket.query_params.get("last_event_id", ""))
-        except BadInput as error:
-            await socket.accept()
-            await socket.close(1008, str(error)[:120])
-            return
         await socket.accept()
-        if await self._feed.current(name) is None:
-            await socket.close(1008, "no such explanation")
-            return
-        sending = asyncio.create_task(self._send(socket, name, after))
+        sending = asyncio.create_task(self._send(socket))
         leaving = asyncio.create_task(_left(socket))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -217,23 +208,42 @@ class Explanations:
                 task.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
-    async def _send(self, socket: WebSocket, name: str, after: str) -> None:
+    async def _send(self, socket: WebSocket) -> None:
+        """Everything that happens, then a close frame (RFC 6455, section 7.4.1)."""
+        name = socket.path_params["name"]
+        try:
+            code, reason = await self._tell(socket, name)
+        except WebSocketDisconnect:
+            return
+        except (IndexUnavailable, IndexRefused) as error:
+            log.warning(kv("explanation.unread", explanation=name, problem=error))
+            code, reason = _FAILED, "Redis does not answer: try again"
+        except Exception:
+            log.exception(kv("explanation.socket_failed", explanation=name))
+            code, reason = _FAILED, "the server's log has the trace"
+        await socket.close(code, reason)
+
+    async def _tell(self, socket: WebSocket, name: str) -> tuple[int, str]:
+        """The code to close with, and why."""
+        try:
+            after = _after(socket.query_params.get("last_event_id", ""))
+        except BadInput:
+            return _REFUSED, "last_event_id is not the id of an event"
+        if await self._feed.current(name) is None:
+            return _REFUSED, "no such explanation"
         async for event in self._feed.subscribe(name, after):
             told = {"kind": "heartbeat"} if event is None else {"id": event.id, **_told(name, event)}
             await socket.send_text(orjson.dumps(told).decode())
-        await socket.close(1000)
+        return (_GOING_AWAY, "the server stops") if self._feed.closed else (_DONE, "")
 
     async def _show(self, _: Request) -> Response:
         return HTMLResponse(self._page)
 
 
 async def _left(socket: WebSocket) -> None:
-    """Return when the client has gone; what it sends is not read."""
-    try:
-        while True:
-            await socket.receive_bytes()
-    except (WebSocketDisconnect, KeyError):
-        return
+    """Return when the client has gone. What it sends is read, so that its close is seen, and ignored."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
 
 
 def _task(settings: Settings, name: str, asked: ExplanationRequest, head: FactsHead) -> ExplanationTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -98,3 +99,38 @@ async def stack(tmp_path_factory: Any) -> AsyncIterator[Stack]:
         )
         async with serving(settings) as opened:
             yield opened
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two servers of one index, and the Redis that they share."""
+
+    first: Stack
+    second: Client
+    redis: EmbeddedRedis
+
+
+@asynccontextmanager
+async def open_pair(home: Path, **more: Any) -> AsyncIterator[Pair]:
+    async with EmbeddedBroker(topics()) as broker, EmbeddedRedis() as redis:
+        settings = online_settings(
+            broker.bootstrap,
+            redis.url,
+            home,
+            retrieval_urls="http://127.0.0.1:9",
+            kafka_session_timeout_ms=1500,
+            explain_client_rate=1000.0,
+        )
+        settings = dataclasses.replace(settings, **more)
+        async with serving(settings) as first, running(serve_role, settings) as second:
+            yield Pair(first, second, redis)
+
+
+async def recorded(client: Client, name: str) -> None:
+    """Wait until the record is in Redis: another server then knows what it is of."""
+
+    async def known() -> bool:
+        _, found = await client.get(f"/v1/explanations/{name}")
+        return found.get("item_id") is not None
+
+    await eventually(known, what=f"{name} is recorded")

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
 
-from aif_stream.embedded.broker import EmbeddedBroker
-from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.online.role import serve_role
 from aif_stream.telemetry import EXPLAIN_FACTS, counts
-from tests.integration.explain.conftest import FINAL, IDS, Stack, serving, worker
-from tests.online_builders import Client, online_settings, running
-from tests.stack import eventually, topics
+from tests.integration.explain.conftest import FINAL, IDS, Pair, open_pair, recorded, worker
+from tests.online_builders import Client
+from tests.stack import eventually
 
 ROUNDS = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two servers of one index, and the Redis that they share."""
-
-    first: Stack
-    second: Client
-    redis: EmbeddedRedis
-
-
-@asynccontextmanager
-async def open_pair(home: Path, **more: Any) -> AsyncIterator[Pair]:
-    async with EmbeddedBroker(topics()) as broker, EmbeddedRedis() as redis:
-        settings = online_settings(
-            broker.bootstrap,
-            redis.url,
-            home,
-            retrieval_urls="http://127.0.0.1:9",
-            kafka_session_timeout_ms=1500,
-            explain_client_rate=1000.0,
-        )
-        settings = dataclasses.replace(settings, **more)
-        async with serving(settings) as first, running(serve_role, settings) as second:
-            yield Pair(first, second, redis)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -62,16 +31,6 @@ async def started(client: Client) -> dict[str, str]:
     answer = await client.rank("ann", candidates=IDS, k=5, explain=2)
     (first, _), item = answer["explanations"], answer["items"][0]
     return {"id": first["explanation_id"], "item_id": item["item_id"], "score": item["score"]}
-
-
-async def recorded(client: Client, name: str) -> None:
-    """Wait until the record is in Redis: another server then knows what it is of."""
-
-    async def known() -> bool:
-        _, found = await client.get(f"/v1/explanations/{name}")
-        return found.get("item_id") is not None
-
-    await eventually(known, what=f"{name} is recorded")
 
 
 async def first_event(client: Client, name: str) -> dict[str, Any]:
