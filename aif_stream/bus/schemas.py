@@ -6,8 +6,10 @@ nothing and exits 3 when a file differs. PyYAML comes with the ``dev`` extra.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,13 +52,35 @@ def documents(directory: Path) -> dict[str, str]:
 
 def json_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
     """The schema of one event's value; fields that it does not name are allowed and kept."""
-    (top,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
+    (top,), components = schema_components([struct], "#/$defs/{name}")
     own = components.pop(struct.__name__)
     schema = {"$schema": _DRAFT, "$id": f"{struct.__name__}.json", **own}
     if components:
         schema["$defs"] = components
     assert top == {"$ref": f"#/$defs/{struct.__name__}"}  # noqa: S101  # msgspec gives a struct a component of its own
     return schema
+
+
+def schema_components(
+    types: Iterable[Any], ref_template: str
+) -> tuple[tuple[dict[str, Any], ...], dict[str, dict[str, Any]]]:
+    """``msgspec.json.schema_components`` with every description as ``inspect.cleandoc`` leaves it. A description is a
+    docstring; whether it keeps the indentation of the source depends on the versions of msgspec and Python."""
+    tops, components = msgspec.json.schema_components(types, ref_template=ref_template)
+    return tops, {name: _without_indentation(schema) for name, schema in components.items()}
+
+
+def _without_indentation(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_indentation(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: inspect.cleandoc(value)
+        if name == "description" and isinstance(value, str)
+        else _without_indentation(value)
+        for name, value in node.items()
+    }
 
 
 def asyncapi(specs: dict[str, TopicSpec]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from aif_stream import __version__
+from aif_stream.bus.schemas import schema_components
 from aif_stream.domain.events import ItemUpserted
 from aif_stream.domain.explanations import ExplanationRequest, State
 from aif_stream.domain.request import RankAnswer, RankRequest
@@ -63,7 +64,7 @@ _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    _, components = schema_components(_TYPES, "#/components/schemas/{name}")
     item = _ref("ItemUpserted")
     return {
         "openapi": "3.1.0",

@@ -18,6 +18,7 @@ from aif_stream.bus.topics import TopicSpec, contracts_dir, load_topics, topic_n
 from aif_stream.domain.explanations import ExplanationResult, decode_task
 from aif_stream.domain.versions import decode_version
 from aif_stream.errors import TopicError
+from aif_stream.online import openapi
 from aif_stream.settings import Settings
 
 TOPICS = Path(__file__).parents[3] / "topics"
@@ -121,6 +122,21 @@ def test_a_directory_without_contracts_is_refused(tmp_path: Path) -> None:
 
 def test_schemas_and_asyncapi_are_what_the_code_says() -> None:
     assert schemas.main(["--check"]) == 0, "run `python -m aif_stream.bus.schemas`"
+
+
+def _descriptions(node: object) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["description"]] if isinstance(node.get("description"), str) else []
+        return own + [text for value in node.values() for text in _descriptions(value)]
+    if isinstance(node, list):
+        return [text for value in node for text in _descriptions(value)]
+    return []
+
+
+def test_schema_descriptions_hold_no_source_indentation() -> None:
+    found = _descriptions([*map(schemas.json_schema, schemas.EVENT_TYPES), openapi.document()])
+    assert any("\n" in text for text in found)
+    assert [text for text in found if "\n " in text] == []
 
 
 def test_drift_is_found_and_mended(tmp_path: Path) -> None:
