@@ -108,7 +108,9 @@ def train(
         checkpoint.unlink(missing_ok=True)
     standing = trainer.keep(checkpoint, checkpoint_every)
     if standing is not None:
-        console.print(f"going on from {checkpoint}: epoch {standing.epoch}, {standing.batch} batches of it done")
+        console.print(
+            f"going on from {checkpoint}: epoch {standing.epoch}, {standing.batch} batches of it done", soft_wrap=True
+        )
     columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("1", total=None)

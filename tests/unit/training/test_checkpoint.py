@@ -49,9 +49,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> 
     assert not out.exists()
     stood = standing(checkpoint)
     done = subprocess.run(command(out), check=True, capture_output=True, text=True, timeout=120, env=ENVIRON)
-    assert f"going on from {checkpoint}: epoch {stood['epoch']}, {stood['batch']} batches" in done.stderr.replace(
-        "\n", ""
-    )
+    assert f"going on from {checkpoint}: epoch {stood['epoch']}, {stood['batch']} batches" in done.stderr
     assert not checkpoint.exists()
     whole, killed = read_manifest(tmp_path / "whole"), read_manifest(out)
     assert killed.weights_sha256 == whole.weights_sha256
