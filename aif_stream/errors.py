@@ -16,7 +16,8 @@ AifError                     what happened, where, and the next step
 ├── UpstreamError            retrieval failed, was slow, or answered nonsense
 ├── Overloaded               the server sheds this request
 ├── EmbeddedError            the development broker or Redis did not start
-└── TrainingDataError        a data set is unusable: names file, line and mend
+├── TrainingDataError        a data set is unusable: names file, line and mend
+└── NonFiniteError           a model's loss, gradients, weights, rows or scores are not finite
 """
 
 from __future__ import annotations
@@ -124,3 +125,8 @@ class EmbeddedError(AifError):
 
 class TrainingDataError(AifError):
     """A data set is unusable; the message names file, line and mend."""
+
+
+class NonFiniteError(AifError):
+    """A model's loss, gradients, weights, rows or scores are not finite. Of a training run the message names epoch,
+    step and gradient norm."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -79,8 +80,8 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, run: str) -> Checkpoint | None:
-    """The checkpoint at ``path``, None where there is none. Raises ``ArtefactError`` when it is damaged or of another
-    run: other data, settings or schema."""
+    """The checkpoint at ``path``, None where there is none. Raises ``ArtefactError`` when it is damaged, of another run
+    (other data, settings or schema), or of a run that diverged."""
     if not path.exists():
         return None
     mend = "train with --restart, or to another --out"
@@ -93,6 +94,9 @@ def read_checkpoint(path: Path, run: str) -> Checkpoint | None:
         standing = Standing(**json.loads(about["standing"]))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ArtefactError(f"{path} is no checkpoint: {error}", mend=mend) from None
+    losses = [standing.total, *(epoch["loss"] for epoch in standing.epochs)]
+    if not all(map(math.isfinite, losses)):
+        raise ArtefactError(f"{path} is of a run that diverged: a loss in it is not finite", mend=mend)
     parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

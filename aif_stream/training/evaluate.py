@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.domain.row import Rows
-from aif_stream.errors import TrainingDataError
+from aif_stream.errors import NonFiniteError, TrainingDataError
 from aif_stream.model.version import ModelVersion
 from aif_stream.training.cost import mflop, online_ms
 from aif_stream.training.dataset import Dataset, Split
-from aif_stream.training.metrics import Metric, Resampled, auc_draws, by_user, gauc_draws, ratio
+from aif_stream.training.metrics import Metric, Resampled, auc_draws, by_user, check_finite, gauc_draws, ratio
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -76,12 +76,18 @@ class Served:
 
     def __init__(self, version: ModelVersion, data: Dataset, dtype: np.dtype[np.void] | None = None) -> None:
         """``dtype``: of rows that are not the served ones. Raises ``TrainingDataError`` when the version cannot use
-        some of the items."""
+        some of the items, ``NonFiniteError`` when its numbers of some are beyond the rows' range."""
         self.version, self._data = version, data
         parts, units = [], []
         for at in range(0, len(data.states), _BATCH):
             batch = data.states[at : at + _BATCH]
             rows, problems = version.item_side(batch, dtype or version.layout.dtype)
+            if beyond := problems.pop("beyond-f16", 0):
+                first = batch[int(np.flatnonzero(rows["flags"] == 0)[0])].item_id
+                raise NonFiniteError(
+                    f"{version.name}: {beyond} item rows are beyond the range of 16 bits, the first of item {first}",
+                    mend="train with a lower learning_rate, or correct the numbers of these items",
+                )
             if problems:
                 raise TrainingDataError(
                     f"{version.name} cannot use items of {data.name}: {dict(problems)}", mend="train on this data"
@@ -182,7 +188,9 @@ def _top(ranker: Ranker, data: Dataset) -> dict[str, Resampled]:
             continue
         some = everything if len(everything) <= _CANDIDATES else random.choice(everything, _CANDIDATES, replace=False)
         candidates = np.union1d(np.setdiff1d(some, data.history(int(mine[0]))[1]), clicks)
-        top = candidates[np.argsort(-ranker(int(mine[0]), candidates), kind="stable")[: max(_TOPS)]]
+        scores = ranker(int(mine[0]), candidates)
+        check_finite(scores, "scores")
+        top = candidates[np.argsort(-scores, kind="stable")[: max(_TOPS)]]
         right = np.isin(top, clicks)
         counts.append(len(clicks))
         for k in _TOPS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from aif_stream.training.checkpoint import (
     write_checkpoint,
 )
 from aif_stream.training.dataset import Dataset, Split
+from aif_stream.training.divergence import Watch
 from aif_stream.training.losses import diversity, rank_loss
 from aif_stream.training.metrics import Metric, gauc
 from aif_stream.training.schema import centre_content, config_for, fit_codes
@@ -55,6 +57,13 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "f32", "bf16"] = "auto"  # auto: bf16 products where the device is a GPU that has them
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a number that no step can use."""
+        for name in ("learning_rate", "decay", "id_decay", "rank_weight", "diversity"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value:g}: it must be a finite number, 0 or more")
+
 
 QUICK: Final = Recipe(epochs=2, impressions=60_000)
 FULL: Final = Recipe()
@@ -77,7 +86,8 @@ class Trainer:
     """One training run over a data set.
 
     Repeatable for a seed on one machine and thread count, stopped and resumed or not. Raises ``VersionError`` for a
-    bad name, ``TrainingDataError`` for data that no config can read, before any work.
+    bad name, ``TrainingDataError`` for data that no config can read, before any work; ``run`` raises
+    ``NonFiniteError`` when the run diverges.
     """
 
     def __init__(self, data: Dataset, name: str, recipe: Recipe = FULL, **choices: Any) -> None:
@@ -100,12 +110,14 @@ class Trainer:
         self._best = _copy(self.net)
         self._checkpoint: tuple[Path, float] | None = None
         self._fingerprint = data_fingerprint(data)
+        self._watch = Watch(self.name)
         self.epochs: list[Epoch] = []
 
     def keep(self, path: Path, every_s: float = 60.0) -> Standing | None:
         """Write a checkpoint to ``path`` after each epoch and every so often; go on from the one that is there.
 
-        Returns where that one stood, or None. Raises ``ArtefactError`` when it is damaged or of another run.
+        Returns where that one stood, or None. Raises ``ArtefactError`` when it is damaged, of another run, or of one
+        that diverged.
         """
         self._checkpoint = (path, every_s)
         found = read_checkpoint(path, self._run())
@@ -122,11 +134,13 @@ class Trainer:
         return found.standing
 
     def run(self, on_batch: OnBatch | None = None, on_epoch: Callable[[Epoch], None] | None = None) -> ModelVersion:
-        """Train until the validation GAUC stops rising; the weights of the best epoch are the version's."""
+        """Train until the validation GAUC stops rising; the weights of the best epoch are the version's. Raises
+        ``NonFiniteError`` as soon as a number is not finite."""
         at = self._standing
         while at.epoch <= self.recipe.epochs and at.waited < self.recipe.patience:
             began = monotonic_s() - at.seconds
             loss = self._epoch(at, began, on_batch)
+            self._watch.weights(self.net)
             valid = self.gauc(self.data.requests.of(Split.VALID)).value
             epoch = Epoch(at.epoch, loss, valid, monotonic_s() - began)
             self.epochs.append(epoch)
@@ -144,10 +158,12 @@ class Trainer:
         report = self._report()
         for warning in report["warnings"]:
             log.warning("%s: %s", self.name, warning)
-        return ModelVersion(self.name, self.net.to("cpu"), report)
+        version = ModelVersion(self.name, self.net.to("cpu"), report)
+        self._watch.served(version, self.data)
+        return version
 
     def gauc(self, requests: NDArray[np.int64]) -> Metric:
-        """GAUC of some requests by the joint form."""
+        """GAUC of some requests by the joint form. Raises ``NonFiniteError`` when a score is not finite."""
         table = self.data.requests
         users = np.repeat(table.user[requests], np.diff(table.first)[requests])
         self.net.eval()
@@ -156,7 +172,9 @@ class Trainer:
             for at in range(0, len(requests), self.recipe.batch_requests):
                 batch, _, weight = self._tables.batch(requests[at : at + self.recipe.batch_requests])
                 logits.append(self.net(batch.to(self.device)).float().cpu()[weight > 0].numpy())
-        return gauc(users, np.concatenate(logits), table.clicked[table.shown(requests)])
+        scores = np.concatenate(logits)
+        self._watch.scores(scores, "scores of judged impressions")
+        return gauc(users, scores, table.clicked[table.shown(requests)])
 
     def _epoch(self, at: Standing, began: float, on_batch: OnBatch | None) -> float:
         """The rest of an epoch; the mean loss of all of it."""
@@ -167,7 +185,10 @@ class Trainer:
         batches = -(-len(requests) // size)
         written = monotonic_s()
         for number in range(at.batch, batches):
-            at.total += self._step(requests[number * size : (number + 1) * size])
+            loss, norm = self._gradients(requests[number * size : (number + 1) * size])
+            with self._watch.step(at.epoch, number + 1, batches, loss, norm):
+                self._optimizer.step()
+            at.total += loss
             at.batch = number + 1
             if on_batch is not None:
                 on_batch(at.epoch, at.batch, batches, at.total / at.batch)
@@ -177,7 +198,8 @@ class Trainer:
                 written = monotonic_s()
         return at.total / max(batches, 1)
 
-    def _step(self, requests: NDArray[np.int64]) -> float:
+    def _gradients(self, requests: NDArray[np.int64]) -> tuple[float, float]:
+        """Clipped gradients of a batch, for the optimizer: its loss, and their norm before clipping."""
         batch, labels, weight = self._tables.batch(requests)
         labels, weight = labels.to(self.device), weight.to(self.device)
         with self._precision():
@@ -190,9 +212,8 @@ class Trainer:
             loss = loss + self.recipe.diversity * diversity(self.net.item_tower.bridge_rows)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self._optimizer.step()
-        return float(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        return float(loss.detach()), float(norm)
 
     def _precision(self) -> torch.autocast:
         precision = self.recipe.precision

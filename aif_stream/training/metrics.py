@@ -1,4 +1,8 @@
-"""GAUC, AUC and ratios, each with a bootstrap interval over users (users, not impressions, are independent)."""
+"""GAUC, AUC and ratios, each with a bootstrap interval over users (users, not impressions, are independent).
+
+A score that is not finite is refused with ``NonFiniteError``: sorting would place a NaN somewhere, and the metric would
+look like any other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from aif_stream.errors import NonFiniteError
 
 I64 = NDArray[np.int64]
 Floats = NDArray[np.floating]
@@ -25,6 +31,7 @@ class Metric(NamedTuple):
 
 def auc(scores: Floats, clicked: Bools) -> float:
     """Chance that a clicked impression scores above one that was not, ties half; NaN with one class."""
+    check_finite(scores, "scores")
     positives = int(clicked.sum())
     negatives = len(clicked) - positives
     if not positives or not negatives:
@@ -62,6 +69,8 @@ def ratio(top: Floats, bottom: Floats, seed: int = 0) -> Resampled:
     """Σ top / Σ bottom over users (U), resampling users."""
     if not len(top):
         return Resampled(float("nan"), np.zeros(0))
+    for values in (top, bottom):
+        check_finite(values, "sums of users")
     random, draws = np.random.default_rng(seed), np.empty(_RESAMPLES)
     with np.errstate(invalid="ignore", divide="ignore"):
         for at in range(_RESAMPLES):  # one at a time: a thousand times the users would not fit memory
@@ -72,6 +81,7 @@ def ratio(top: Floats, bottom: Floats, seed: int = 0) -> Resampled:
 
 def gauc_draws(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Resampled:
     """AUC per user, weighted by impressions; users of one class are skipped. NaN when no user has both."""
+    check_finite(scores, "scores")
     values, weights = [], []
     for rows in by_user(user):
         value = auc(scores[rows], clicked[rows])
@@ -89,6 +99,7 @@ def gauc(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Metric:
 
 def auc_draws(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Resampled:
     """AUC over all impressions, resampling users (fewer draws: each sorts everything)."""
+    check_finite(scores, "scores")
     groups = by_user(user)
     random = np.random.default_rng(seed)
     draws = []
@@ -96,6 +107,16 @@ def auc_draws(user: I64, scores: Floats, clicked: Bools, seed: int = 0) -> Resam
         rows = np.concatenate([groups[at] for at in random.integers(len(groups), size=len(groups))])
         draws.append(auc(scores[rows], clicked[rows]))
     return Resampled(auc(scores, clicked), np.array(draws))
+
+
+def check_finite(values: Floats, what: str) -> None:
+    """Raise ``NonFiniteError`` when one of the values is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise NonFiniteError(
+            f"{len(wrong)} of {len(values)} {what} are not finite; number {wrong[0] + 1} is {values[wrong[0]]}",
+            mend="the model diverged: train it again with a lower learning_rate",
+        )
 
 
 def by_user(user: I64) -> list[I64]:

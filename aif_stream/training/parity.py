@@ -16,6 +16,7 @@ from aif_stream.kernels.native import has_bf16
 from aif_stream.model.version import ModelVersion
 from aif_stream.training.dataset import Dataset, Split
 from aif_stream.training.evaluate import Served
+from aif_stream.training.metrics import check_finite
 
 _REQUESTS: Final = 8
 _ITEMS: Final = 2000
@@ -62,6 +63,8 @@ def _joint(version: ModelVersion, data: Dataset, request: int, some: NDArray[np.
 def _compared(joint: list[Scores], split: Iterable[Scores]) -> dict[str, Any]:
     errors, overlaps = [], []
     for exact, scores in zip(joint, split, strict=True):
+        check_finite(exact, "joint scores")
+        check_finite(scores, "split scores")
         errors.append(float(np.abs(scores - exact).max()))
         top = min(_TOP, len(exact))
         best, same = (set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (exact, scores))

@@ -21,7 +21,7 @@ from aif_stream.model.version import ModelVersion
 from aif_stream.training.dataset import TEST_FROM, VALID_FROM, Dataset, Split
 from aif_stream.training.evaluate import Judged, Ranker, Served, judge
 from aif_stream.training.loop import Recipe, Trainer
-from aif_stream.training.metrics import Resampled, ratio
+from aif_stream.training.metrics import Resampled, check_finite, ratio
 
 I64 = NDArray[np.int64]
 
@@ -93,7 +93,9 @@ def overlap(ranker: Ranker, reference: Ranker, data: Dataset) -> Resampled:
     top = min(_TOP, len(items))
     same = []
     for request in requests.tolist():
-        best, other = (set(np.argsort(-r(request, items), kind="stable")[:top].tolist()) for r in (reference, ranker))
+        scores = [r(request, items) for r in (reference, ranker)]
+        check_finite(np.concatenate(scores), "scores")
+        best, other = (set(np.argsort(-values, kind="stable")[:top].tolist()) for values in scores)
         same.append(len(best & other) / top)
     return ratio(np.array(same), np.ones(len(same)))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from aif_stream.errors import NonFiniteError
 from aif_stream.model.config import Kind, Part
 from aif_stream.training.cost import mflop, online_ms
 from aif_stream.training.dataset import Dataset
@@ -91,14 +92,18 @@ def run_sweep(
     entries: Sequence[Entry], data: Dataset, recipe: Recipe, seed: int, on_model: OnModel | None = None
 ) -> list[dict[str, Any]]:
     """Train and judge every entry -> one record each: config choices, metrics, paired difference to the first entry,
-    cost, bridge report, seconds."""
+    cost, bridge report, seconds. Raises ``NonFiniteError`` naming the entry and seed that diverged: a mean over the
+    other seeds would look like that model's."""
     records: list[dict[str, Any]] = []
     first: Judged | None = None
     for entry in entries:
         if on_model is not None:
             on_model(f"{entry.name}, seed {seed}", len(records), len(entries))
         trainer = Trainer(data, "sweep", replace(recipe, seed=seed), kind=entry.kind, **entry.choices)
-        version = trainer.run()
+        try:
+            version = trainer.run()
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{entry.name}, seed {seed}: {error.what}", mend=error.mend) from None
         served = Served(version, data)
         judged = judge(served, data)
         first = first or judged
