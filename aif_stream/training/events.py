@@ -1,7 +1,7 @@
 """``events:DIR``: anybody's tables, CSV or Parquet. ``DIR/mapping.toml`` says which file and column is what.
 
     [interactions]                 # needed
-    files = ["2024-*.csv"]         # in DIR, read in the order of their names; *.parquet too
+    files = ["2024-*.csv"]         # in DIR, read in the order of their names; *.parquet too, and folders of them
     user = "uid"
     item = "iid"
     time = "ts"
@@ -16,7 +16,7 @@
     id = "iid"
     category = "cat"
     labels = ["brand"]
-    sets = ["tags"]                # separated by set_separator, default "|"; in Parquet a list of strings too
+    sets = ["tags"]                # separated by set_separator, default "|"; a Parquet list is taken as it is
     numbers = ["price"]
     content = "vector"             # numbers separated by spaces, or a Parquet list; empty: no content
     # or: content = ["v0", "v1"]
@@ -25,6 +25,9 @@
     files = ["users.csv"]
     id = "uid"
     labels = ["city"]
+
+Values of Parquet are read by their type. Ids, labels, kinds and sets are strings or whole numbers, be they integers,
+floats or decimals: 7.0 is "7", and 7.5 is refused. Booleans are 1 and 0. Null is a missing value.
 
 An interaction with an item that ``items`` lacks is refused; a user whom ``users`` lacks has no profile.
 """
@@ -41,9 +44,10 @@ import numpy as np
 
 from aif_stream.domain.events import Attribute, BehaviorKind, ItemUpserted
 from aif_stream.errors import TrainingDataError
+from aif_stream.training.chunk import Chunk, columns_of
 from aif_stream.training.dataset import Dataset
 from aif_stream.training.interactions import I64, Ids, Interactions
-from aif_stream.training.records import Chunk, OnRead, read_chunks
+from aif_stream.training.records import OnRead, read_chunks
 
 MAPPING: Final = "mapping.toml"
 
@@ -106,7 +110,7 @@ def read_events(directory: Path, on_read: OnRead | None = None) -> Dataset:
         needed = [name for name in (spec.user, spec.item, spec.time, spec.kind, spec.label) if name]
         for path in _files(directory, spec.files):
             for chunk in read_chunks(path, needed, delimiter=spec.delimiter, on_read=on_read):
-                names = chunk.filled(spec.item)
+                names = chunk.ids(spec.item)
                 if mapping.items is not None:
                     unknown = [at for at, name in enumerate(names) if name not in items.known]
                     if unknown:
@@ -114,7 +118,7 @@ def read_events(directory: Path, on_read: OnRead | None = None) -> Dataset:
                         chunk.refuse(
                             at, f"item {names[at]!r} is not in the item files", "add it there, or leave out [items]"
                         )
-                user = users.of(chunk.filled(spec.user))
+                user = users.of(chunk.ids(spec.user))
                 log.add(user, items.of(names), chunk.times_ms(spec.time, spec.time_unit), _kinds(chunk, spec))
         if mapping.items is None:
             catalogue = [ItemUpserted(item_id=name, category="") for name in items.known]
@@ -144,11 +148,24 @@ def read_mapping(directory: Path) -> Mapping:
 def _files(directory: Path, patterns: list[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
-        here = sorted(directory.glob(pattern))
+        here = [file for path in sorted(directory.glob(pattern)) for file in _parts(path)]
         if not here:
             raise TrainingDataError(f"{directory / pattern}: no such file", mend=f"mend files in {MAPPING}")
         found += here
     return found
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file, or the files of a table that is a folder, as Spark writes one: names that begin with ``_`` or ``.`` are
+    no parts of it. Raises ``TrainingDataError`` for a folder whose files also hold rows that were removed."""
+    if not path.is_dir():
+        return [path]
+    if (path / "_delta_log").exists():
+        raise TrainingDataError(
+            f"{path} is a Delta table: its files also hold rows that were replaced", mend="export its present state"
+        )
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return [file for file in files if not any(part[0] in "_." for part in file.relative_to(path).parts)]
 
 
 def _kinds(chunk: Chunk, spec: Log) -> I64:
@@ -156,7 +173,7 @@ def _kinds(chunk: Chunk, spec: Log) -> I64:
         return (chunk.numbers(spec.label) >= spec.click_from).astype(np.int64)
     kinds = spec.kinds or {kind.value: kind for kind in BehaviorKind}
     codes = {name: kind.code for name, kind in kinds.items()}
-    values = chunk.column(spec.kind)
+    values = chunk.texts(spec.kind)
     found = [codes.get(value, -1) for value in values]
     if -1 in found:
         at = found.index(-1)
@@ -167,45 +184,33 @@ def _kinds(chunk: Chunk, spec: Log) -> I64:
 
 
 def _attributes(chunk: Chunk, table: Table) -> Iterator[dict[str, Attribute]]:
-    labels = [(name, chunk.column(name)) for name in table.labels]
-    sets = [(name, chunk.column(name)) for name in table.sets]
+    labels = [(name, chunk.texts(name)) for name in table.labels]
+    sets = [(name, chunk.tags(name, table.set_separator)) for name in table.sets]
     numbers = [(name, chunk.numbers(name)) for name in table.numbers]
     for at in range(len(chunk)):
         row: dict[str, Attribute] = {name: values[at] for name, values in labels if values[at]}
-        for name, values in sets:
-            row[name] = [part for part in values[at].split(table.set_separator) if part]
+        for name, tags in sets:
+            row[name] = tags[at]
         for name, column in numbers:
             row[name] = float(column[at])
         yield row
 
 
-def _content(chunk: Chunk, table: Table, at: int) -> list[float] | None:
-    texts = [chunk.column(name)[at] for name in table.content_columns]
-    parts = texts if isinstance(table.content, list) else " ".join(texts).split()
-    if not any(parts):
-        return None
-    try:
-        vector = [float(part) for part in parts]
-    except ValueError as error:
-        chunk.refuse(at, f"content: {error}")
-    if not np.isfinite(np.array(vector, dtype=np.float32)).all():
-        chunk.refuse(at, "content holds a number that is not finite", "mend the vector, or leave it empty")
-    return vector
-
-
 def _items(directory: Path, table: Table, ids: Ids) -> Iterator[ItemUpserted]:
     width = 0
     for path in _files(directory, table.files):
-        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter, joiner=table.set_separator):
-            names = chunk.filled(table.id)
-            categories = chunk.column(table.category) if table.category else [""] * len(chunk)
+        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter):
+            names = chunk.ids(table.id)
+            categories = chunk.texts(table.category) if table.category else [""] * len(chunk)
+            vectors = chunk.vectors(table.content) if table.content else [None] * len(chunk)
             for at, attributes in enumerate(_attributes(chunk, table)):
                 if names[at] in ids.known:
                     chunk.refuse(at, f"item {names[at]!r} stands here a second time", "keep one line of each item")
                 ids.of(names[at : at + 1])
-                vector = _content(chunk, table, at)
+                vector = vectors[at]
                 if vector is not None and len(vector) != (width := width or len(vector)):
-                    chunk.refuse(at, f"content of {len(vector)} numbers, the ones before have {width}")
+                    what = f"content of {len(vector)} numbers, the ones before have {width}"
+                    chunk.refuse(at, f"{what} (column {columns_of(table.content)})")
                 yield ItemUpserted(
                     item_id=names[at], category=categories[at], attributes=attributes, content_vector=vector
                 )
@@ -213,5 +218,5 @@ def _items(directory: Path, table: Table, ids: Ids) -> Iterator[ItemUpserted]:
 
 def _profiles(directory: Path, table: Table) -> Iterator[tuple[str, dict[str, Attribute]]]:
     for path in _files(directory, table.files):
-        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter, joiner=table.set_separator):
-            yield from zip(chunk.filled(table.id), _attributes(chunk, table), strict=True)
+        for chunk in read_chunks(path, table.columns, delimiter=table.delimiter):
+            yield from zip(chunk.ids(table.id), _attributes(chunk, table), strict=True)

@@ -36,7 +36,7 @@ def read_ratings(directory: Path, on_read: OnRead | None = None) -> Dataset:
     catalogue: list[ItemUpserted] = []
     films = ("movieId", "title", "genres")
     for chunk in read_chunks(directory / f"movies.{suffix}", films, header=films if dat else None, **form):
-        for at, columns in enumerate(zip(*(chunk.column(name) for name in films), strict=True)):
+        for at, columns in enumerate(zip(*(chunk.texts(name) for name in films), strict=True)):
             if columns[0] in items.known:
                 chunk.refuse(at, f"film {columns[0]!r} stands here a second time", "keep one line of each film")
             items.of(columns[:1])
@@ -45,14 +45,14 @@ def read_ratings(directory: Path, on_read: OnRead | None = None) -> Dataset:
         header = _RATINGS_1M if dat else None
         for chunk in read_chunks(directory / f"ratings.{suffix}", _RATINGS_1M, header=header, on_read=on_read, **form):
             rating = chunk.numbers("rating")
-            film = chunk.column("movieId")
+            film = chunk.texts("movieId")
             unknown = [at for at, name in enumerate(film) if name not in items.known]
             if unknown:
                 chunk.refuse(unknown[0], f"film {film[unknown[0]]!r} is not in movies.{suffix}", "add it there")
             kind = np.full(len(rating), BehaviorKind.EXPOSURE.code, dtype=np.int64)
             kind[rating >= CLICK_FROM] = BehaviorKind.CLICK.code
             kind[rating >= FAVOURITE_FROM] = BehaviorKind.FAVOURITE.code
-            log.add(users.of(chunk.filled("userId")), items.of(film), chunk.times_ms("timestamp", "s"), kind)
+            log.add(users.of(chunk.ids("userId")), items.of(film), chunk.times_ms("timestamp", "s"), kind)
         return log.dataset(catalogue, _profiles(directory, users))
 
 
@@ -73,7 +73,7 @@ def _profiles(directory: Path, users: Ids) -> list[dict[str, Attribute] | None]:
     for chunk in read_chunks(path, names, header=names, delimiter="::", encoding="latin-1"):
         age = chunk.numbers("Age")
         for at, (user, gender, occupation) in enumerate(
-            zip(chunk.column("UserID"), chunk.column("Gender"), chunk.column("Occupation"), strict=True)
+            zip(chunk.texts("UserID"), chunk.texts("Gender"), chunk.texts("Occupation"), strict=True)
         ):
             if user in users.known:
                 profile: dict[str, Attribute] = {"age": float(age[at]), "gender": gender, "occupation": occupation}

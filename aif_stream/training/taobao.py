@@ -35,17 +35,17 @@ def read_taobao(path: Path, on_read: OnRead | None = None) -> Dataset:
     with Interactions(f"taobao:{path.name}") as log:
         for chunk in read_chunks(path, _COLUMNS, header=_COLUMNS, on_read=on_read):
             times = chunk.numbers("timestamp")
-            kinds = [_KINDS.get(text, -1) for text in chunk.column("behavior")]
+            kinds = [_KINDS.get(text, -1) for text in chunk.texts("behavior")]
             if -1 in kinds:
                 at = kinds.index(-1)
-                chunk.refuse(at, f"behavior {chunk.column('behavior')[at]!r} is none of {', '.join(_KINDS)}")
-            item = items.of(chunk.filled("item"))
+                chunk.refuse(at, f"behavior {chunk.texts('behavior')[at]!r} is none of {', '.join(_KINDS)}")
+            item = items.of(chunk.ids("item"))
             category += [""] * (len(items.known) - len(category))
-            for at, name in zip(item.tolist(), chunk.filled("category"), strict=True):
+            for at, name in zip(item.tolist(), chunk.ids("category"), strict=True):
                 category[at] = name
             keep = times >= 0
             left_out += int((~keep).sum())
-            user = users.of(chunk.filled("user"))
+            user = users.of(chunk.ids("user"))
             times_ms = np.where(keep, times, 0.0).astype(np.int64) * 1000
             log.add(user[keep], item[keep], times_ms[keep], np.array(kinds)[keep])
         if not category:
