@@ -41,8 +41,10 @@ def publish() -> None:
     """Publish items, users, behaviors and removals."""
 
 
-def _lines_verb(kind: LineKind, example: str) -> None:
-    @publish.command(name=kind, help=f"Publish {kind} from JSONL, e.g.\n\n\b\n  {example}\n{_LINES_HELP}")
+def _lines_verb(kind: LineKind, example: str, meaning: str) -> None:
+    """``meaning``: of one line."""
+
+    @publish.command(name=kind, help=f"Publish {kind} from JSONL, e.g.\n\n\b\n  {example}\n\n{meaning}\n{_LINES_HELP}")
     @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
     @click.option(
         "--rejects",
@@ -60,13 +62,22 @@ def _lines_verb(kind: LineKind, example: str) -> None:
         return _finish(summary, as_json)
 
 
-_lines_verb("items", '{"item_id": 7, "category": "books", "attributes": {"price": 9.5}, "content_vector": null}')
-_lines_verb("users", '{"user_id": "u1", "attributes": {"age": 31, "city": "Lyon"}}')
-_lines_verb("behaviors", '{"user_id": "u1", "item_id": 7, "kind": "click"}')
+_lines_verb(
+    "items",
+    '{"item_id": 7, "category": "books", "attributes": {"price": 9.5}, "content_vector": null}',
+    "A line is a whole item and replaces the stored one: what it does not name is removed.",
+)
+_lines_verb(
+    "users",
+    '{"user_id": "u1", "attributes": {"age": 31, "city": "Lyon"}}',
+    "A line is a whole user and replaces the stored one: what it does not name is removed.",
+)
+_lines_verb("behaviors", '{"user_id": "u1", "item_id": 7, "kind": "click"}', "A line is one behavior.")
 
 
 @publish.command(
-    help="Publish one item: its whole state, not a change.\n\n"
+    help="Publish one item; it replaces the stored item as a whole.\n\n"
+    "Attributes and a content vector that are not named are removed from the item: name all of them. "
     "category=… and content_vector=[…] (JSON) and event_time_ms=… are the item's own fields, any other "
     f"name is an attribute: a JSON number, string or list of strings, else the text as it stands.\n{_EXITS}"
 )
