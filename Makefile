@@ -3,7 +3,7 @@ SHELL := bash
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check format lock schemas bench drill quality clean
+.PHONY: help setup demo test levels newest check format lock schemas bench drill quality clean
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -16,6 +16,16 @@ demo: setup ## the whole system with live traffic; Ctrl-C stops all of it
 test: setup ## all tests; those on real Kafka run when Java 17 and Maven are there, those in a browser with Chromium
 	@scripts/system-packages
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The numbers of another CPU, on this one: no vector code beyond SSE in the kernels, torch, MKL, oneDNN and OpenBLAS.
+PLAIN := AIF_CPU_CAPABILITY=portable ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem
+NUMERIC := tests/unit/kernels tests/unit/model tests/unit/explain tests/unit/retrieval tests/property/model
+levels: setup ## the numeric tests once more, without this CPU's vector instructions (1 to 2 minutes)
+	$(PLAIN) $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC)
+
+newest: setup ## the unit tests with the newest packages that pyproject.toml allows, in an environment that is thrown away
+	@scripts/newest
 
 check: setup ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

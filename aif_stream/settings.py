@@ -180,6 +180,12 @@ def variables(settings: Settings, names: Iterable[str]) -> dict[str, str]:
     return {variable(name): str(getattr(settings, name)) for name in names}
 
 
+def cpu_capability() -> str:
+    """``AIF_CPU_CAPABILITY``: the most that the compiled loops may use (avx512, avx2, portable, numpy), as if the CPU
+    had no more; "" for all it has. No setting of a role: it lets one machine test what another would compute."""
+    return os.environ.get("AIF_CPU_CAPABILITY", "")
+
+
 def handed_on(extra: Mapping[str, str]) -> dict[str, str]:
     """This process' whole environment with ``extra`` over it, for a child process: handed on, not read."""
     return {**os.environ, **extra}

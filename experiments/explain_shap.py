@@ -5,7 +5,7 @@
 The function of each case (every coalition of groups, mean over the other items that stand in) is evaluated by
 ``explain.shapley.Game`` and handed to shap's exact and permutation explainers, which live in an environment of their
 own (benchmarks/setup-peers shap: their numba does not fit the locked numpy). Compared: our enumeration, our estimate
-with its bars. ``--fixture`` writes shap's exact values of one case per variant of the model, for
+with its bars. ``--fixture`` writes the function of one case per variant of the model with shap's exact values, for
 tests/unit/explain/test_shap.py. About 1 minute.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from aif_stream.explain.case import Case, open_case
-from aif_stream.explain.shapley import Game, enumerated, shapley
+from aif_stream.explain.shapley import Game, coalition_values, exact_values, shapley
 from tests.explain_builders import make_facts
 from tests.model_builders import VARIANTS, small_version
 
@@ -34,14 +34,6 @@ def case_of(number: int, variant: str) -> Case:
     model = small_version(seed=number % 5, **VARIANTS[variant])
     facts = make_facts(model, seed=number, history=LENGTHS[number % len(LENGTHS)], k=20)
     return open_case(model, facts, facts.head.items[number % 20].item_id)
-
-
-def table(case: Case) -> list[float]:
-    """v of every coalition, mean over the other items."""
-    game = Game(case)
-    masks, others = range(1 << len(game.players)), range(len(game.others))
-    game.evaluate({(mask, other) for mask in masks for other in others})
-    return [float(np.mean([game.value(mask, other) for other in others])) for mask in masks]
 
 
 def asked_of_shap(tables: list[list[float]]) -> dict[str, Any]:
@@ -61,23 +53,25 @@ def asked_of_shap(tables: list[list[float]]) -> dict[str, Any]:
 def main(options: argparse.Namespace) -> dict[str, Any]:
     variants = [list(VARIANTS)[number % len(VARIANTS)] for number in range(options.cases)]
     cases = [case_of(number, variant) for number, variant in enumerate(variants)]
-    found = asked_of_shap([table(case) for case in cases])
+    # Rounded first, so that the fixture's values are those of its tables.
+    tables = [[round(v, 7) for v in coalition_values(Game(case)).tolist()] for case in cases]
+    found = asked_of_shap(tables)
     exact, within, lines = [], 0, []
     apart: dict[str, list[float]] = {"estimate": [], "shap_permutation": []}
-    for number, (variant, case, theirs) in enumerate(zip(variants, cases, found["games"], strict=True)):
-        players, ours = enumerated(case)
+    for number, (variant, case, table, theirs) in enumerate(zip(variants, cases, tables, found["games"], strict=True)):
+        ours = exact_values(np.array(table))
         *_, estimate = shapley(Game(case), number)
         exact.append(float(np.abs(ours - theirs["exact"]).max()))
         for name, values in (("estimate", estimate.values), ("shap_permutation", np.array(theirs["permutation"]))):
             apart[name].append(float(np.abs(values - theirs["exact"]).max()))
         within += bool((np.abs(estimate.values - theirs["exact"]) <= estimate.bars + 1e-6).all())
         if number < len(VARIANTS):
-            values = {p.name: round(v, 7) for p, v in zip(players, theirs["exact"], strict=True)}
-            lines.append({"number": number, "variant": variant, "values": values})
+            values = [round(v, 9) for v in theirs["exact"]]
+            lines.append(json.dumps({"number": number, "variant": variant, "table": table, "values": values}))
     if options.fixture:
         made = "OMP_NUM_THREADS=1 python -m experiments.explain_shap --fixture FILE"
-        fixture = {"shap": found["shap"], "made_by": made, "cases": lines}
-        Path(options.fixture).write_text(json.dumps(fixture, indent=1) + "\n")
+        head = json.dumps({"shap": found["shap"], "made_by": made})
+        Path(options.fixture).write_text(f'{head[:-1]}, "cases": [\n' + ",\n".join(lines) + "\n]}\n")
     return {
         "shap": found["shap"],
         "cases": options.cases,

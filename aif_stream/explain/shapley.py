@@ -204,19 +204,28 @@ def _estimate(game: Game, samples: F64, done: float) -> Estimate:
 def enumerated(case: Case) -> tuple[list[Player], F64]:
     """The exact values, from all 2^P coalitions with each other item: what the estimate is tested against."""
     game = Game(case)
-    P, R = len(game.players), len(game.others)
-    game.evaluate({(mask, other) for mask in range(1 << P) for other in range(R)})
+    return game.players, exact_values(coalition_values(game))
+
+
+def coalition_values(game: Game) -> F64:
+    """v of each of the 2^P coalitions, the mean over the other items."""
+    masks, others = range(1 << len(game.players)), range(len(game.others))
+    game.evaluate({(mask, other) for mask in masks for other in others})
+    return np.array([np.mean([game.value(mask, other) for other in others]) for mask in masks])
+
+
+def exact_values(worth: F64) -> F64:
+    """Shapley values (P) of a game by v (2^P) of its coalitions; bit n of a coalition is player n."""
+    P = len(worth).bit_length() - 1
     factorial = np.cumprod([1.0, *range(1, P + 1)])
     found = np.zeros(P)
     for mask in range(1 << P):
         size = mask.bit_count()
         for player in range(P):
-            if mask >> player & 1:
-                continue
-            weight = factorial[size] * factorial[P - size - 1] / factorial[P]
-            gains = [game.value(mask | 1 << player, other) - game.value(mask, other) for other in range(R)]
-            found[player] += weight * float(np.mean(gains))
-    return game.players, found
+            if not mask >> player & 1:
+                weight = factorial[size] * factorial[P - size - 1] / factorial[P]
+                found[player] += weight * (worth[mask | 1 << player] - worth[mask])
+    return found
 
 
 def shapley_stage(estimate: Estimate) -> dict[str, Any]:

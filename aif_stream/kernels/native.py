@@ -4,7 +4,7 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aif_stream.errors import SettingsError
+from aif_stream.settings import cpu_capability
 from aif_stream.telemetry import kv
 
 _ABI = 6  # tiers.c says the same; raised when a C signature changes
@@ -74,7 +76,12 @@ class Native:
 @functools.cache
 def library() -> Native | None:
     """The loaded C library, or None (with one log line) where it was not built or is older than
-    this file. Loaded at the first use, never at import."""
+    this file. Loaded at the first use, never at import. ``AIF_CPU_CAPABILITY`` may lower its level, or hide it. Raises
+    ``SettingsError`` for a value of it that names no level."""
+    most = _capability()
+    if most is Level.NUMPY:
+        _log.warning(kv("kernels.on_numpy", reason="AIF_CPU_CAPABILITY=numpy", mend="unset it"))
+        return None
     folder = Path(__file__).parent
     files = [folder / f"_native{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((file for file in files if file.exists()), None)
@@ -82,10 +89,21 @@ def library() -> Native | None:
         _log.warning(kv("kernels.on_numpy", reason="not built", mend="install with a C compiler present"))
         return None
     try:
-        return _bind(ctypes.CDLL(str(path)), ctypes.PyDLL(str(path)))
+        loaded = _bind(ctypes.CDLL(str(path)), ctypes.PyDLL(str(path)))
     except (OSError, AttributeError) as error:
         _log.warning(kv("kernels.on_numpy", reason=str(error), file=path.name, mend="build it again"))
         return None
+
+    return replace(loaded, level=min(loaded.level, most))
+
+
+def _capability() -> Level:
+    name = cpu_capability()
+    try:
+        return Level[name.upper()] if name else max(Level)
+    except KeyError:
+        levels = ", ".join(level.name.lower() for level in Level)
+        raise SettingsError(f"AIF_CPU_CAPABILITY={name!r} is none of {levels}") from None
 
 
 def best_level() -> Level:

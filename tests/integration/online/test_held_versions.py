@@ -36,6 +36,7 @@ from tests.online_builders import (
     Written,
     activate,
     announce,
+    close_scores,
     online_settings,
     open_index,
     running,
@@ -89,7 +90,7 @@ async def check_scores(client: Client, world: World, name: str, items: Sequence[
     answer = await client.rank("nobody", k=40, candidates=IDS, **more)
     scores = {item["item_id"]: item["score"] for item in answer["items"]}
     assert answer["model_version"] == name
-    np.testing.assert_allclose([scores[i] for i in IDS], world.scores(name, items), rtol=1e-5, atol=1e-5)
+    assert close_scores([scores[i] for i in IDS], world.scores(name, items))
 
 
 async def test_a_ready_version_is_mirrored_and_answers_at_once_and_so_does_the_one_before(world: World) -> None:

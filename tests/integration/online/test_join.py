@@ -25,6 +25,7 @@ from tests.model_builders import make_items, small_version
 from tests.online_builders import (
     Index,
     activate,
+    close_scores,
     online_settings,
     open_index,
     running,
@@ -117,7 +118,7 @@ async def test_missing_rows_are_recomputed_from_features_within_the_bound_and_th
     rows = world.model.item_rows(ITEMS, np.ones(40, np.uint64), np.ones(40, np.uint64), 1).rows
     expected = world.model.score(unknown_user(world.model), rows)
     found = [score_of(whole, item_id) for item_id in IDS]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert close_scores(found, expected)
 
 
 async def test_the_age_policy_is_enforced_at_read(world: World) -> None:

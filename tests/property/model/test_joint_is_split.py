@@ -12,6 +12,7 @@ from aif_stream.domain.events import ItemUpserted
 from aif_stream.model.config import Kind
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import CONTENT_WIDTH, VARIANTS, make_history, small_version
+from tests.precision import assert_close, score_bound
 
 VERSIONS: dict[tuple[Kind, str], ModelVersion] = {}
 FORMS = [*((kind, "") for kind in Kind), *((Kind.AIF, name) for name in VARIANTS), (Kind.EXACT, "second key")]
@@ -75,7 +76,7 @@ def test_joint_equals_split(
     user = version.user_side(profile, history, rows, found, units[0])
     scores = version.score(user, version.item_side(candidates, dtype).rows, units[1])
     joint = version.joint(profile, history, [item if here else None for item, here in seen], candidates)
-    np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
+    assert_close(scores, joint, score_bound(version.config, joint))
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,10 +15,11 @@ from aif_stream.index.item_codec import StoredItem, unpack_item
 from aif_stream.index.keys import items_key, rows_key, versions_key
 from aif_stream.index.wire import pack
 from aif_stream.model.version import ModelVersion
+from tests.precision import EPS16
 from tests.property.nearline.protocol import BUCKETS, World
 
-# Two units in the last place of an f16 near 1: a batch of another size may round elsewhere. Versions differ by 0.3.
-TOLERANCE = 2e-3
+# Two units in the last place: a batch of another size may round elsewhere. Versions differ by 0.3.
+TOLERANCE = 2 * EPS16
 
 
 class Broken(AssertionError):

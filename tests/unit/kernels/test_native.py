@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aif_stream.errors import SettingsError
 from aif_stream.kernels import native
 from aif_stream.kernels.native import Level, best_level, choose
 from aif_stream.kernels.slots import SlotTable
@@ -17,6 +18,7 @@ from aif_stream.kernels.slots import SlotTable
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The room without its library; the real one is found again afterwards."""
+    monkeypatch.delenv("AIF_CPU_CAPABILITY", raising=False)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     native.library.cache_clear()
     yield tmp_path
@@ -53,6 +55,33 @@ def test_a_library_of_another_interface_is_refused(
     monkeypatch.setattr(native, "_ABI", -1)
     assert best_level() is Level.NUMPY
     assert "interface" in caplog.text
+
+
+@pytest.fixture
+def loaded_again() -> Iterator[None]:
+    """The library as another process would load it; afterwards as this one did."""
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("loaded_again")
+@pytest.mark.parametrize("most", Level)
+def test_cpu_capability_hides_what_is_beyond_it(monkeypatch: pytest.MonkeyPatch, most: Level) -> None:
+    monkeypatch.delenv("AIF_CPU_CAPABILITY", raising=False)
+    whole = best_level()
+    native.library.cache_clear()
+    monkeypatch.setenv("AIF_CPU_CAPABILITY", most.name.lower())
+    assert best_level() is min(whole, most)
+    assert (native.library() is None) == (min(whole, most) is Level.NUMPY)
+    assert not native.has_bf16() or most is Level.AVX512
+
+
+@pytest.mark.usefixtures("loaded_again")
+def test_unknown_cpu_capability_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIF_CPU_CAPABILITY", "neon")
+    with pytest.raises(SettingsError, match=r"AIF_CPU_CAPABILITY='neon' is none of numpy, portable, avx2, avx512"):
+        best_level()
 
 
 def test_a_level_that_the_machine_lacks_is_refused(elsewhere: Path) -> None:

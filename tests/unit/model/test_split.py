@@ -12,6 +12,7 @@ from aif_stream.model.config import COSINES, Kind, Part
 from aif_stream.model.sequential import Sequential
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import VARIANTS, make_history, make_items, small_version
+from tests.precision import EPS16, assert_close, rounding_bound, score_bound
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +37,15 @@ def test_split_equals_joint_with_float32_rows(kind: Kind, variant: str) -> None:
     scores = version.score(user, version.item_side(items, dtype).rows, version.units(items))
     joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
     assert np.ptp(joint) > 0.5
-    np.testing.assert_allclose(scores, joint, atol=1e-5, rtol=1e-5)
+    assert_close(scores, joint, score_bound(version.config, joint))
 
 
 def test_cold_at_request_time_equals_joint() -> None:
     version = small_version(Kind.COLD)
     seen, items = make_items(60, seed=1), make_items(300, seed=2)
     scores = Sequential(version, [*seen, *items]).scores(make_history(seen), np.arange(60), np.arange(60, 360))
-    np.testing.assert_allclose(scores, version.joint(None, make_history(seen), seen, items), atol=1e-5, rtol=1e-5)
+    joint = version.joint(None, make_history(seen), seen, items)
+    assert_close(scores, joint, score_bound(version.config, joint))
     with pytest.raises(VersionError, match="not cold"):
         Sequential(small_version(), items)
 
@@ -54,7 +56,7 @@ def test_rounding_rows_to_f16_moves_scores_little_and_the_top_less() -> None:
     stored, seen_rows = (version.item_side(batch, version.layout.dtype).rows for batch in (items, seen))
     scores = split_scores(version, stored, seen_rows)
     joint = version.joint({"city": "rome", "age": 30}, make_history(seen), seen, items)
-    assert np.abs(scores - joint).max() < 0.005 * np.ptp(joint)
+    assert_close(scores, joint, rounding_bound(joint, EPS16))
     top, joint_top = (set(np.argsort(-values)[:100]) for values in (scores, joint))
     assert len(top & joint_top) >= 98
 

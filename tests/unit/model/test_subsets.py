@@ -12,6 +12,7 @@ from aif_stream.model.config import Kind
 from aif_stream.model.subsets import subset_scores
 from aif_stream.model.version import ModelVersion
 from tests.model_builders import VARIANTS, make_history, make_items, small_version
+from tests.precision import assert_close, score_bound
 
 PROFILE = {"city": "oslo", "age": 31}
 
@@ -49,7 +50,7 @@ def test_a_subset_scores_as_the_user_side_of_it(variant: str, length: int) -> No
         found = subset_scores(version, profile, user[0], user[1], keeps, user[2])
         expected = _one_by_one(version, profile, user, keeps)
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 2e-5 * max(1.0, float(np.abs(expected).max()))
+        assert_close(found, expected, score_bound(version.config, expected))
 
 
 @pytest.mark.parametrize("kind", [Kind.COLD, Kind.TWOTOWER])
@@ -58,7 +59,8 @@ def test_other_served_kinds_too(kind: Kind) -> None:
     user = _user(version, 24, 3)
     keeps = ~np.eye(24, dtype=np.bool_)
     found = subset_scores(version, PROFILE, user[0], user[1], keeps, user[2])
-    assert np.allclose(found, _one_by_one(version, PROFILE, user, keeps), atol=2e-5)
+    expected = _one_by_one(version, PROFILE, user, keeps)
+    assert_close(found, expected, score_bound(version.config, expected))
 
 
 def test_ages_count_from_the_time_that_is_given() -> None:
@@ -71,8 +73,11 @@ def test_ages_count_from_the_time_that_is_given() -> None:
         PROFILE, np.concatenate([history, newest]), np.concatenate([rows, rows[:1]]), np.append(whole, False)
     )
     found = subset_scores(version, PROFILE, history, rows, whole[None], items, newest_ms=later_ms)
-    assert np.allclose(found[0], version.score(side, items), atol=2e-5)
-    assert not np.allclose(found, subset_scores(version, PROFILE, history, rows, whole[None], items), atol=2e-5)
+    expected = version.score(side, items)
+    bound = score_bound(version.config, expected)
+    assert_close(found[0], expected, bound)
+    younger = subset_scores(version, PROFILE, history, rows, whole[None], items)
+    assert np.abs(found - younger).max() > 100 * bound
 
 
 def test_a_model_that_is_never_served_is_refused() -> None:

@@ -61,7 +61,7 @@ def test_slices_give_the_scores_of_one_call_and_unusable_rows_get_none() -> None
     off = np.zeros(len(rows), np.bool_)
     off[[3, 5, SLICE_ROWS + 1]] = True
     assert np.isneginf(made.scores[off]).all()
-    np.testing.assert_allclose(made.scores[~off], MODEL.score(user, rows)[~off], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(made.scores[~off], MODEL.score(user, rows)[~off])  # not depending on the batch
 
 
 def test_past_the_deadline_nothing_more_is_scored() -> None:

@@ -15,6 +15,7 @@ from aif_stream.training.dataset import ItemVersions, Split
 from aif_stream.training.evaluate import Served
 from aif_stream.training.loop import Recipe, Trainer
 from aif_stream.training.sources import open_data
+from tests.precision import EPS16, assert_close, rounding_bound
 
 TIMES = st.lists(st.integers(0, 2_000_000_000_000), min_size=1, max_size=5, unique=True).map(sorted)
 
@@ -48,5 +49,6 @@ def test_training_and_serving_read_items_as_they_were_at_each_request() -> None:
         np.concatenate([ranker(int(r), items) for r, items in zip(requests, shown, strict=True)])
         for ranker in (served, hidden)
     )
-    assert np.abs(split - joint).max() < 5e-3
-    assert np.abs(newest - joint).max() > 5e-2
+    bound = rounding_bound(joint, EPS16)
+    assert_close(split, joint, bound)
+    assert np.abs(newest - joint).max() > 10 * bound

@@ -22,6 +22,7 @@ from aif_stream.training.loop import QUICK, Trainer
 from aif_stream.training.parity import parity
 from aif_stream.training.sources import open_data
 from aif_stream.training.synthetic import Synthetic
+from tests.precision import EPS16, EPS_BF16, assert_close, rounding_bound, score_bound
 
 SMALL = replace(QUICK, epochs=1)
 
@@ -68,20 +69,21 @@ def test_batched_training_logits_are_the_served_scores(data: Dataset, kind: Kind
     for at, request in enumerate(requests):
         items = data.requests.item[data.requests.first[request] : data.requests.first[request + 1]]
         scores = served(int(request), items)
-        np.testing.assert_allclose(scores, logits[at][weight[at] > 0].numpy(), atol=0.02)
+        trained = logits[at][weight[at] > 0].numpy()
+        assert_close(scores, trained, rounding_bound(trained, EPS16))
 
 
 @pytest.mark.parametrize("choices", [{}, ALL])
 def test_what_is_served_is_what_was_trained(data: Dataset, choices: dict[str, Any]) -> None:
     version = Trainer(data, "v", replace(SMALL, impressions=6000), **choices).run()
     found = parity(version, data)
-    assert found["float32 rows"]["score_error_max"] < 1e-4 * found["float32 rows"]["score_deviation"]
+    assert found["float32 rows"]["score_error_max"] < score_bound(version.config, 1.0)
     assert found["float32 rows"]["top100_overlap_min"] >= 0.99  # two equal scores may change places
-    assert found["f16 rows"]["score_error_max"] < 0.02 * found["f16 rows"]["score_deviation"]
+    assert found["f16 rows"]["score_error_max"] < rounding_bound(1.0, EPS16)
     assert found["f16 rows"]["top100_overlap_min"] >= 0.97
     assert ("bf16 products" in found) == (version.compiled and has_bf16())
     if "bf16 products" in found:
-        assert found["bf16 products"]["score_error_max"] < 0.1 * found["bf16 products"]["score_deviation"]
+        assert found["bf16 products"]["score_error_max"] < rounding_bound(1.0, EPS_BF16)
         assert found["bf16 products"]["top100_overlap_min"] >= 0.9
     assert not version.bf16
     assert parity(Trainer(data, "v", replace(SMALL, impressions=200), kind=Kind.EXACT).run(), data) == {}
@@ -96,7 +98,8 @@ def test_padding_of_a_batch_changes_no_logit(data: Dataset) -> None:
         together = trainer.net(batch)
         for at, request in enumerate(requests):
             alone, _, own = trainer._tables.batch(np.array([request]))
-            torch.testing.assert_close(trainer.net(alone)[own > 0], together[at][weight[at] > 0], atol=1e-5, rtol=1e-5)
+            padded = together[at][weight[at] > 0]
+            assert_close(trainer.net(alone)[own > 0], padded, score_bound(trainer.config, padded))
 
 
 def test_unusable_items_stop_the_training_with_their_number(data: Dataset) -> None:
