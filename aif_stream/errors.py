@@ -7,8 +7,9 @@ AifError                     what happened, where, and the next step
 ├── TopicError               the broker's topics do not fit the contract
 ├── PublishError             an event could not be handed to Kafka
 ├── BusUnavailable           Kafka does not answer
-├── IndexUnavailable         Redis does not answer
+├── IndexUnavailable         Redis does not answer, or its state forbids the command now
 ├── IndexRefused             the store refused a write or a read
+│   ├── IndexDenied          … to this user: password or rights
 │   └── VersionMissing       the store lists versions that this worker has not loaded
 ├── ArtefactError            a model directory is damaged or does not fit
 ├── VersionError             a model version cannot be used that way
@@ -73,11 +74,16 @@ class BusUnavailable(AifError):
 
 
 class IndexUnavailable(AifError):
-    """Redis does not answer; callers back off and do not commit."""
+    """Redis does not answer, or cannot serve the command now (replica, loading, out of memory); callers back off and do
+    not commit."""
 
 
 class IndexRefused(AifError):
-    """The store refused an operation (wrong type, out of memory, foreign layout)."""
+    """The store refused an operation (wrong type, foreign layout)."""
+
+
+class IndexDenied(IndexRefused):
+    """Redis does not let this user in, or not do that. Ends a start; a role that runs tries again."""
 
 
 class VersionMissing(IndexRefused):

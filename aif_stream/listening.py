@@ -18,7 +18,7 @@ from aif_stream.web import Health, application
 
 log = logging.getLogger(__name__)
 
-_GRACE_S: Final = 10  # a request has a deadline of seconds; what is still open after this is cut
+_GRACE_S: Final = 5  # a request has a deadline of seconds; what is still open after this is cut
 _MESSAGE_BYTES: Final = 64 * 1024  # of a WebSocket; clients have nothing to say that the server reads
 _EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
@@ -92,7 +92,7 @@ def _own_address() -> str:
 async def serve_http(
     app: ASGIApp, bound: socket.socket, stop: asyncio.Event, *more: socket.socket, sockets: bool = False
 ) -> None:
-    """Serve until ``stop``, then stop taking, let open requests end (10 s at most) and close the socket (and ``more``,
+    """Serve until ``stop``, then stop taking, let open requests end (5 s at most) and close the socket (and ``more``,
     other addresses of the same application). ``sockets``: WebSockets too."""
     config = uvicorn.Config(
         app,
@@ -136,15 +136,20 @@ async def health_served(health: Health, host: str, port: int) -> AsyncIterator[s
         await serving
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The first error of a group of groups; any other error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 @contextlib.contextmanager
 def first_of_group() -> Iterator[None]:
     """A TaskGroup's ``ExceptionGroup`` becomes its first error of ours, which the command line can print."""
     try:
         yield
     except BaseExceptionGroup as group:
-        found: BaseException = group
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
+        found = first_cause(group)
         if isinstance(found, AifError):
             raise found from None
         raise

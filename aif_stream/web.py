@@ -105,11 +105,13 @@ def _too_large(limit_bytes: int) -> HTTPException:
 
 @dataclass(slots=True)
 class Health:
-    """What the probes answer. ``reasons`` are why requests should go elsewhere now; empty means ready. ``metrics``
-    answers ``/metrics`` where this process's own series are not all."""
+    """What the probes answer. ``reasons`` are why requests should go elsewhere now; empty means ready. ``failures`` are
+    what a part of the process died of: it does not recover. ``metrics`` answers ``/metrics`` where this process's own
+    series are not all."""
 
     reasons: Callable[[], list[str]]
     facts: Callable[[], dict[str, Any]] = dict
+    failures: Callable[[], list[str]] = list
     started: bool = False
     metrics: Handler = field(default_factory=lambda: _metrics)
 
@@ -122,6 +124,9 @@ class Health:
         ]
 
     async def _livez(self, _: Request) -> Response:
+        failures = self.failures()
+        if failures:
+            return json_response({"status": "failed", "reasons": failures}, 503)
         return json_response({"status": "alive"})
 
     async def _startupz(self, _: Request) -> Response:

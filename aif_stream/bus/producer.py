@@ -33,6 +33,7 @@ _HEADER_OVERHEAD_BYTES: Final = 8
 # Room for the key (an id of at most 256 characters of 4 bytes) and the CloudEvents headers in a record of full size.
 HEADER_ROOM_BYTES: Final = 2_048
 CLOSE_DEADLINE_S: Final = 30.0
+ROLE_CLOSE_S: Final = 3.0  # a role that stops has 10 s in all, and has waited for the acks that matter
 
 
 class RecordPosition(NamedTuple):
@@ -85,8 +86,10 @@ class Producer:
         linger_ms: int = 0,
         topics: Sequence[str] = (),
         compression: Literal["lz4", "snappy", "zstd"] | None = None,
+        close_deadline_s: float = CLOSE_DEADLINE_S,
     ) -> None:
-        """``compression``: of records that the setting's does not suit; the setting "none" holds for them too."""
+        """``compression``: of records that the setting's does not suit; the setting "none" holds for them too.
+        ``close_deadline_s``: how long the end of the context waits for records that are queued."""
         self._settings = settings
         chosen = compression if compression and settings.compression != "none" else settings.compression
         self._compression = None if chosen == "none" else chosen
@@ -96,7 +99,7 @@ class Producer:
         self._limits = {name: spec.max_record_bytes for name, spec in load_topics(contracts_dir(settings)).items()}
         self._inner: AIOKafkaProducer | None = None
         self._broken = False
-        self.close_deadline_s = CLOSE_DEADLINE_S
+        self.close_deadline_s = close_deadline_s
         self._reopening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,7 @@ from typing import Final
 
 from aif_stream.clock import now_ms
 from aif_stream.domain.explanations import Action, ExplanationTask, Reply, Stage, Told
-from aif_stream.errors import IndexUnavailable
+from aif_stream.errors import IndexDenied, IndexUnavailable
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.telemetry import EXPLANATION_COARSE
 
@@ -74,7 +74,8 @@ class Attempt:
             await asyncio.sleep(_BEAT_S)
             fields = {} if self.progress == said else {"progress": self.progress.encode()}
             said = self.progress
-            with contextlib.suppress(IndexUnavailable):  # the lease may run out: then another attempt takes over
+            # Where nothing can be told the lease may run out: then another attempt takes over.
+            with contextlib.suppress(IndexUnavailable, IndexDenied):
                 told = Told(Action.KEEP, attempt=self.number, lease_ms=LEASE_MS)
                 answer = await self._store.tell(self.task.explanation_id, told, fields)
                 if answer.reply is not Reply.OK:

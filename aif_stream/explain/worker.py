@@ -18,13 +18,21 @@ from typing import Any, Final
 from aif_stream.bus.consumer import GroupConsumer, Partition, Record
 from aif_stream.bus.dead_letters import DeadLetters
 from aif_stream.bus.groups import EXPLAIN_GROUPS
-from aif_stream.bus.producer import Producer
+from aif_stream.bus.producer import ROLE_CLOSE_S, Producer
 from aif_stream.bus.topics import DEAD_LETTERS, EXPLANATION_REQUESTS, EXPLANATIONS, topic_name
 from aif_stream.bus.versions import VersionFollower
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.explanations import ExplanationTask, Priority, decode_task
 from aif_stream.domain.versions import VersionBook, VersionRecord
-from aif_stream.errors import AifError, BadEvent, BusUnavailable, IndexRefused, IndexUnavailable, PublishError
+from aif_stream.errors import (
+    AifError,
+    BadEvent,
+    BusUnavailable,
+    IndexDenied,
+    IndexRefused,
+    IndexUnavailable,
+    PublishError,
+)
 from aif_stream.explain.attempt import LEASE_MS
 from aif_stream.explain.bench import Bench
 from aif_stream.explain.gate import Gate
@@ -34,7 +42,7 @@ from aif_stream.explain.offsets import Offsets
 from aif_stream.explain.pace import Pace
 from aif_stream.explain.queues import Queues, Waiting
 from aif_stream.explain.versions import Versions
-from aif_stream.index.connection import open_redis
+from aif_stream.index.connection import Redis, open_redis
 from aif_stream.index.explanations import ExplanationStore
 from aif_stream.index.keys import Buckets
 from aif_stream.index.leases import LeaseBook
@@ -76,6 +84,7 @@ class ExplainWorker:
         desk: Desk,
         letters: DeadLetters,
         pace: Pace,
+        redis: Redis,
     ) -> None:
         self._consumers = consumers
         self._offsets = offsets
@@ -83,6 +92,7 @@ class ExplainWorker:
         self._letters = letters
         self._queues: Queues[_Work] = Queues()
         self._arrived = asyncio.Condition()
+        self._redis = redis
         self.pace = pace
 
     def groups(self) -> dict[str, list[int]]:
@@ -91,6 +101,10 @@ class ExplainWorker:
             group: sorted(partition.number for partition in consumer.assignment())
             for group, consumer in zip(EXPLAIN_GROUPS, self._consumers.values(), strict=True)
         }
+
+    def reasons(self) -> list[str]:
+        """Why no explanation can be worked out now."""
+        return [self._redis.problem] if self._redis.problem else []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what is not done by then is handed back. Raises what a consumer dies of."""
@@ -179,7 +193,7 @@ class ExplainWorker:
         work.tries += 1
         try:
             return None if await self._desk.do(work.task) is End.DONE else LEASE_MS / 4000.0
-        except (IndexUnavailable, BusUnavailable, PublishError) as error:
+        except (IndexUnavailable, IndexDenied, BusUnavailable, PublishError) as error:
             log.warning(kv("explanation.again", explanation=work.task.explanation_id, problem=error))
         except Exception as error:
             work.failures += 1
@@ -216,7 +230,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[tuple[ExplainWorker, 
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(open_redis(settings))
         topics = [*EXPLANATION_REQUESTS.values(), EXPLANATIONS, DEAD_LETTERS]
-        producer = await stack.enter_async_context(Producer(settings, "aif-explain", topics=topics))
+        producer = await stack.enter_async_context(
+            Producer(settings, "aif-explain", topics=topics, close_deadline_s=ROLE_CLOSE_S)
+        )
         follower = await stack.enter_async_context(VersionFollower(settings, _heard))
         gate = Gate(LeaseBook(redis))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -241,7 +257,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[tuple[ExplainWorker, 
         for priority, (group, topic) in zip(Priority, EXPLAIN_GROUPS.items(), strict=True):
             offsets[priority] = book = Offsets()
             consumers[priority] = await stack.enter_async_context(_consumer(settings, group, topic, book))
-        yield ExplainWorker(consumers, offsets, desk, DeadLetters(settings, producer), pace), gate
+        yield ExplainWorker(consumers, offsets, desk, DeadLetters(settings, producer), pace, redis), gate
 
 
 def _consumer(settings: Settings, group: str, topic: str, book: Offsets) -> GroupConsumer:

@@ -13,8 +13,10 @@ from typing import Final
 import hiredis
 from redis.crc import key_slot
 
-from aif_stream.errors import IndexRefused, IndexUnavailable
-from aif_stream.index.wire import Address, Reply, Wire, pack
+from aif_stream.errors import IndexDenied, IndexRefused, IndexUnavailable
+from aif_stream.index.link import Reply
+from aif_stream.index.refusals import error_of
+from aif_stream.index.wire import Address, Wire, pack
 
 SLOTS: Final = 16384
 # Redirections happen while slots migrate; more rounds than this mean that the nodes disagree.
@@ -33,7 +35,17 @@ class ClusterRoute:
         self._greeting = greeting
         self._wires: dict[Node, Wire] = {}
         self._owner: list[Node | None] = []
+        self._learned = 0
         self._slot_of: dict[bytes, int] = {}
+
+    @property
+    def generation(self) -> int:
+        """See ``connection.Route``."""
+        return self._learned + sum(wire.links for wire in self._wires.values())
+
+    def look_again(self) -> None:
+        """See ``connection.Route``."""
+        self._owner = []
 
     async def execute(self, commands: Sequence[bytes], keys: Sequence[bytes]) -> list[Reply]:
         """See ``connection.Route``."""
@@ -46,20 +58,24 @@ class ClusterRoute:
                 mend="look at its nodes",
             ) from None
         except IndexUnavailable:
-            self._owner = []  # a failover may have moved the slots: ask anew next time
+            self.look_again()  # a failover may have moved the slots
             raise
 
     async def execute_everywhere(self, commands: Sequence[bytes]) -> dict[str, list[Reply]]:
         """See ``connection.Route``."""
-        if not self._owner:
+        while not self._owner:
             await self._learn()
         nodes = sorted({node for node in self._owner if node is not None})
-        replies = await asyncio.gather(*(self._wire(node).execute(commands) for node in nodes))
+        try:
+            replies = await asyncio.gather(*(self._wire(node).execute(commands) for node in nodes))
+        except IndexUnavailable:
+            self.look_again()
+            raise
         return {f"{host}:{port}": found for (host, port), found in zip(nodes, replies, strict=True)}
 
     async def wires(self) -> list[Wire]:
         """See ``connection.Route``."""
-        if not self._owner:
+        while not self._owner:
             await self._learn()
         return [self._wire(node) for node in sorted({node for node in self._owner if node is not None})]
 
@@ -72,13 +88,13 @@ class ClusterRoute:
         open_ = list(range(len(commands)))
         asked: dict[int, Node] = {}
         for _ in range(_MAX_ROUNDS):
-            if not self._owner:
+            while not self._owner:  # others may want it learned again meanwhile
                 await self._learn()
             await self._round(commands, keys, open_, asked, replies)
             open_, asked, moved = _redirected(open_, replies)
             if moved:
-                self._owner = []
-            if not open_:
+                self.look_again()
+            if not moved and not asked:  # a TRYAGAIN is passed on: it takes as long as its slot migrates
                 return replies
         raise IndexUnavailable(
             f"the Redis Cluster at {self._seed} sends a key in circles", mend="redis-cli --cluster check"
@@ -134,6 +150,7 @@ class ClusterRoute:
             for answer in asyncio.as_completed(tasks):
                 try:
                     self._owner = await answer
+                    self._learned += 1
                     return
                 except IndexUnavailable as error:
                     failure = error
@@ -144,9 +161,16 @@ class ClusterRoute:
         raise failure
 
     async def _ask_map(self, node: Node) -> list[Node | None]:
-        (reply,) = await self._wire(node).execute([pack("CLUSTER", "SLOTS")])
+        """The slots as ``node`` knows them. One that is cut off from the others (``cluster_state:fail``) knows the map
+        of before: ``IndexUnavailable``."""
+        state, reply = await self._wire(node).execute([pack("CLUSTER", "INFO"), pack("CLUSTER", "SLOTS")])
         if isinstance(reply, hiredis.ReplyError):
+            kind = error_of(reply, f"Redis at {self._seed}")
+            if isinstance(kind, IndexUnavailable | IndexDenied):
+                raise kind
             raise IndexRefused(f"Redis at {self._seed}: {reply}", mend="set AIF_REDIS_CLUSTER=false")
+        if not isinstance(state, hiredis.ReplyError) and b"cluster_state:fail" in state:
+            raise IndexUnavailable(f"{node[0]}:{node[1]} says cluster_state:fail", mend="redis-cli --cluster check")
         owner: list[Node | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_replicas in reply:
             # An empty host means "the one you asked" (cluster specification, CLUSTER SLOTS).
@@ -170,7 +194,5 @@ def _redirected(open_: Sequence[int], replies: list[Reply]) -> tuple[list[int], 
         elif kind == "ASK":
             host, _, port = rest.rpartition(" ")[2].rpartition(":")
             asked[i] = (host, int(port))
-            again.append(i)
-        elif kind == "TRYAGAIN":
             again.append(i)
     return again, asked, moved

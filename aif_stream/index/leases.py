@@ -103,19 +103,29 @@ class LeaseBook:
 
 
 @asynccontextmanager
-async def held_lease(settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
-    """This process's lease while the body runs; given back at its end, however it ends."""
-    keeping = asyncio.create_task(keep_lease(settings, role, facts), name="lease")
+async def held_lease(
+    settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]]
+) -> AsyncIterator[Callable[[], list[str]]]:
+    """This process's lease while the body runs; given back at its end, however it ends.
+
+    Yields why the lease cannot be written now, for ``/readyz``: as a rule nothing of this process can be written then.
+    """
+    problem: list[str] = []
+    keeping = asyncio.create_task(keep_lease(settings, role, facts, problem), name="lease")
     try:
-        yield
+        yield lambda: list(problem)
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
 
 
-async def keep_lease(settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Hold this process's lease until cancelled, then give it back. Redis away: logged once, tried again."""
-    name, said = process_id(settings), ""
+async def keep_lease(
+    settings: Settings, role: str, facts: Callable[[], Mapping[str, Any]], problem: list[str] | None = None
+) -> None:
+    """Hold this process's lease until cancelled, then give it back. Redis away: logged once, tried again.
+
+    ``problem`` holds the error while there is one."""
+    name, told = process_id(settings), [] if problem is None else problem
     while True:
         try:
             async with open_redis(settings) as redis:
@@ -123,7 +133,7 @@ async def keep_lease(settings: Settings, role: str, facts: Callable[[], Mapping[
                 try:
                     while True:
                         await book.put(role, name, facts())
-                        said = ""
+                        told.clear()
                         await asyncio.sleep(BEAT_S)
                 except asyncio.CancelledError:
                     with contextlib.suppress(IndexUnavailable, IndexRefused, TimeoutError):
@@ -131,7 +141,7 @@ async def keep_lease(settings: Settings, role: str, facts: Callable[[], Mapping[
                             await book.drop(role, name)
                     raise
         except (IndexUnavailable, IndexRefused) as error:
-            if str(error) != said:
-                said = str(error)
+            if told != [str(error)]:
+                told[:] = [str(error)]
                 log.warning(kv("lease.not_kept", role=role, problem=error))
         await asyncio.sleep(BEAT_S)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import PREFIX, TOMBSTONE, RowLayout, Rows
-from aif_stream.errors import IndexRefused
+from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.index.connection import Redis
-from aif_stream.index.wire import Reply
+from aif_stream.index.link import Reply
 
 Found = NDArray[np.bool_]
 
@@ -23,10 +23,19 @@ _ARGUMENT: Final = np.dtype([("size", "S4"), ("key", "<u8"), ("end", "S2")])
 
 
 async def scan_hash(redis: Redis, key: bytes) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
-    """All (fields, values) of a hash in parts. A field may come twice when the hash is resized meanwhile."""
-    cursor: bytes = b"0"
+    """All (fields, values) of a hash in parts. A field may come twice when the hash is resized meanwhile.
+
+    Raises ``IndexUnavailable``, also when another server may have answered a part: its cursors mean other fields.
+    """
+    cursor, generation = b"0", redis.generation
     while True:
-        cursor, flat = await redis.call("HSCAN", key, cursor, "COUNT", _SCAN_FIELDS)
+        after, flat = await redis.call("HSCAN", key, cursor, "COUNT", _SCAN_FIELDS)
+        if redis.generation != generation:
+            if cursor != b"0":
+                raise IndexUnavailable(f"the connection changed while {key.decode()} was read", mend="it is read again")
+            generation = redis.generation
+            continue
+        cursor = after
         if flat:
             yield flat[0::2], flat[1::2]
         if cursor == b"0":

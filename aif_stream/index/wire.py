@@ -8,8 +8,8 @@ whole batches of several callers queue behind each other in the order of Redis, 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from aif_stream.errors import IndexUnavailable, SettingsError
+from aif_stream import clock
+from aif_stream.errors import AifError, IndexUnavailable, SettingsError
+from aif_stream.index.link import Link, Reply
 from aif_stream.index.refusals import error_of
 
-Reply = Any
-"""bytes, int, None, a list of them, or a ``hiredis.ReplyError``."""
-
-_NOT_YET: Final = object()
+# An address is resolved again at most so often: a role that writes to a replica meets its refusal with every batch.
+REDIAL_S: Final = 1.0
 _TLS_MEND: Final = (
     "ssl_ca_certs in AIF_REDIS_URL must name the CA of Redis' certificate, which must name the URL's host"
 )
@@ -33,6 +33,14 @@ _TLS_MEND: Final = (
 def pack(*args: bytes | int | str) -> bytes:
     """One command in RESP."""
     return cast("bytes", hiredis.pack_command(cast("Any", args)))
+
+
+ROLE: Final = pack("INFO", "replication")
+
+
+def is_replica(reply: Reply) -> bool:
+    """Whether ``ROLE``'s reply is a replica's; False for a user without the right to ask."""
+    return not isinstance(reply, hiredis.ReplyError) and b"role:slave" in reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,74 +95,6 @@ def parse_address(url: str) -> Address:
     )
 
 
-class _Batch:
-    __slots__ = ("done", "expected", "replies")
-
-    def __init__(self, expected: int, done: asyncio.Future[list[Reply]]) -> None:
-        self.expected = expected
-        self.replies: list[Reply] = []
-        self.done = done
-
-
-class _Link(asyncio.Protocol):
-    """The socket's side: feeds hiredis, completes batches in order, fails all of them on a loss."""
-
-    def __init__(self) -> None:
-        self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
-        self._waiting: deque[_Batch] = deque()
-        self._transport: asyncio.Transport | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.lost: str | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(str(exc) if exc else "it closed the connection")
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        try:
-            parser.feed(data)
-            while (reply := parser.gets()) is not _NOT_YET:
-                batch = self._waiting[0]
-                batch.replies.append(reply)
-                if len(batch.replies) == batch.expected:
-                    self._waiting.popleft()
-                    if not batch.done.done():
-                        batch.done.set_result(batch.replies)
-        except (hiredis.ProtocolError, IndexError) as error:
-            self.fail(f"it does not speak RESP ({error})")
-
-    async def execute(self, data: bytes, expected: int) -> list[Reply]:
-        await self._writable.wait()
-        if self.lost is not None or self._transport is None:
-            raise ConnectionError(self.lost)
-        batch = _Batch(expected, asyncio.get_running_loop().create_future())
-        # From here on the replies will come and are taken off in order, also when the caller is cancelled.
-        self._waiting.append(batch)
-        self._transport.write(data)
-        return await batch.done
-
-    def fail(self, reason: str) -> None:
-        if self.lost is None:
-            self.lost = reason
-        self._writable.set()
-        if self._transport is not None:
-            self._transport.abort()
-        while self._waiting:
-            done = self._waiting.popleft().done
-            if not done.done():
-                done.set_exception(ConnectionError(self.lost))
-
-
 class Wire:
     """A connection that is made when it is needed and made again after a loss.
 
@@ -164,21 +104,23 @@ class Wire:
 
     def __init__(self, address: Address, timeout_s: float, greeting: Sequence[bytes] = ()) -> None:
         self.address = address
+        self.links = 0  # connections made so far
         self._timeout_s = timeout_s
         self._greeting = [*address.handshake(), *greeting]
-        self._link: _Link | None = None
+        self._link: Link | None = None
+        self._left: list[Link] = []
         self._connecting = asyncio.Lock()
 
     async def execute(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send packed commands in one write; their replies in order, ``hiredis.ReplyError`` among them.
 
         Raises ``IndexUnavailable`` when the server cannot be reached or has not answered everything after
-        ``timeout_s``, ``IndexRefused`` when it refuses the greeting (password, rights). A time-out drops the
+        ``timeout_s``, ``IndexDenied`` when it refuses the greeting (password, rights). A time-out drops the
         connection: those who queue behind it fail at once, too.
         """
         if not commands:
             return []
-        link: _Link | None = None
+        link: Link | None = None
         mend = "start Redis or correct AIF_REDIS_URL"
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -194,32 +136,78 @@ class Wire:
             reason = str(error)
         raise IndexUnavailable(f"Redis at {self.address} does not answer: {reason}", mend=mend)
 
-    async def _connected(self) -> _Link:
+    def redial(self) -> None:
+        """Resolve the address again for the next command; batches under way keep their connection.
+
+        A connection younger than ``REDIAL_S`` is kept: the address has just been resolved.
+        """
+        link = self._link
+        if link is None or link.lost is not None or clock.monotonic_s() - link.made_s < REDIAL_S:
+            return
+        self._link = None
+        self._left = [left for left in self._left if left.lost is None] + [link]
+        link.leave()
+
+    async def _connected(self) -> Link:
         link = self._link
         if link is not None and link.lost is None:
             return link
         async with self._connecting:
             if self._link is None or self._link.lost is not None:
                 self._link = await self._connect()
+                self.links += 1
             return self._link
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> Link:
+        """To the first server behind the address that is a primary; without one, to the first that answers."""
+        spare: list[Link] = []
+        failure: Exception = OSError(f"{self.address} has no address")
+        hosts = await self._hosts()
+        try:
+            for host in hosts:
+                try:
+                    async with asyncio.timeout(self._timeout_s / len(hosts)):
+                        link, primary = await self._dial(host)
+                except (OSError, AifError) as error:
+                    failure = error
+                    continue
+                if primary:
+                    return link
+                spare.append(link)
+            if not spare:
+                raise failure
+            return spare.pop(0)
+        finally:
+            for link in spare:
+                link.leave()
+
+    async def _hosts(self) -> list[str]:
+        where = self.address
+        if where.path is not None:
+            return [where.path]
+        found = await asyncio.get_running_loop().getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+    async def _dial(self, host: str) -> tuple[Link, bool]:
+        """A connection that has been greeted, and whether it leads to a primary."""
         loop, where = asyncio.get_running_loop(), self.address
         if where.path is not None:
-            _, link = await loop.create_unix_connection(_Link, where.path)
+            _, link = await loop.create_unix_connection(Link, host)
         else:
-            _, link = await loop.create_connection(_Link, where.host, where.port, ssl=where.tls)
+            name = where.host if where.tls is not None else None
+            _, link = await loop.create_connection(Link, host, where.port, ssl=where.tls, server_hostname=name)
         try:
-            if self._greeting:
-                for reply in await link.execute(b"".join(self._greeting), len(self._greeting)):
-                    if isinstance(reply, hiredis.ReplyError):
-                        raise error_of(reply, f"Redis at {where}")
+            *replies, role = await link.execute(b"".join([*self._greeting, ROLE]), len(self._greeting) + 1)
+            for reply in replies:
+                if isinstance(reply, hiredis.ReplyError):
+                    raise error_of(reply, f"Redis at {where}")
         except BaseException:
             link.fail("the greeting was not answered")
             raise
-        return link
+        return link, not is_replica(role)
 
     def close(self) -> None:
         """Drop the connection; batches under way fail."""
-        if self._link is not None:
-            self._link.fail("closed")
+        for link in (self._link, *self._left):
+            if link is not None:
+                link.fail("closed")

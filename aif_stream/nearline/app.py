@@ -14,7 +14,7 @@ from aif_stream import clock
 from aif_stream.bus.connection import cluster_identity
 from aif_stream.bus.dead_letters import DeadLetters
 from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, REBUILD_GROUP, USERS_GROUP
-from aif_stream.bus.producer import Producer
+from aif_stream.bus.producer import ROLE_CLOSE_S, Producer
 from aif_stream.bus.topics import (
     BEHAVIORS,
     DEAD_LETTERS,
@@ -36,7 +36,7 @@ from aif_stream.nearline.changes import ChangeLog
 from aif_stream.nearline.freshness import RECENT_ITEMS
 from aif_stream.nearline.host import Host
 from aif_stream.nearline.items import ItemsWork
-from aif_stream.nearline.lane import Lane
+from aif_stream.nearline.lane import DRAIN_S, Lane
 from aif_stream.nearline.rebuild import RebuildWork
 from aif_stream.nearline.row_process import RowProcess
 from aif_stream.nearline.users import BehaviorsWork, UsersWork
@@ -58,9 +58,10 @@ _TASKS_PER_BATCH: Final = 1
 class Nearline:
     """A worker that is put together and not started yet."""
 
-    def __init__(self, lanes: Sequence[Lane[Any, Any]], host: Host) -> None:
+    def __init__(self, lanes: Sequence[Lane[Any, Any]], host: Host, redis: Redis) -> None:
         self.lanes = lanes
         self._host = host
+        self._redis = redis
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` (drained, committed, groups left), or raise what a lane died of."""
@@ -89,8 +90,15 @@ class Nearline:
         }
 
     def reasons(self) -> list[str]:
-        """Why the worker is not ready: lanes that have not joined their group yet."""
-        return [f"{lane.name} lane is not in its group" for lane in self.lanes if not lane.joined]
+        """Why the worker is not ready: lanes not in their group yet, live lanes that cannot write, Redis."""
+        reasons = [f"{lane.name} lane is not in its group" for lane in self.lanes if not lane.joined]
+        live = [lane for lane in self.lanes if lane.name != RebuildWork.name]
+        reasons += [f"{lane.name} lane waits: {lane.problem}" for lane in live if lane.problem]
+        return [*reasons, self._redis.problem] if self._redis.problem else reasons
+
+    def failures(self) -> list[str]:
+        """Why the worker is not alive: what a lane died of. The others are stopping."""
+        return self._host.failures()
 
 
 @asynccontextmanager
@@ -108,6 +116,7 @@ async def open_nearline(settings: Settings) -> AsyncIterator[Nearline]:
                 dataclasses.replace(settings, compression="none"),
                 "aif-nearline",
                 topics=[ITEM_UPDATES, USER_UPDATES, N2O_ROWS, DEAD_LETTERS],
+                close_deadline_s=ROLE_CLOSE_S,
             )
         )
         process = await stack.enter_async_context(RowProcess())
@@ -122,7 +131,7 @@ async def open_nearline(settings: Settings) -> AsyncIterator[Nearline]:
             host.add(lane)
         host.add(_Following(follower))
         parts.timers(host, lanes)
-        yield Nearline(lanes, host)
+        yield Nearline(lanes, host, redis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +167,31 @@ class _Parts:
             live_lag_ms=lambda: max(lane.lag_ms for lane in live),
         )
         # No marks: what an emptied Redis loses of a rebuild, the replay of the items brings.
-        return [*live, self._lane(REBUILD_GROUP, REBUILD_TASKS, rebuild, None, _TASKS_PER_BATCH)]
+        return [*live, self._lane(REBUILD_GROUP, REBUILD_TASKS, rebuild, None, _TASKS_PER_BATCH, drain_s=0.0)]
 
     async def _live(self, group: str, topic: str, work: Work[Any, Any]) -> Lane[Any, Any]:
         marks = MarkBook(self.redis, await cluster_identity(self.settings, topic))
         return self._lane(group, topic, work, marks, self.settings.batch_events)
 
-    def _lane(self, group: str, topic: str, work: Work[Any, Any], marks: MarkBook | None, batch: int) -> Lane[Any, Any]:
-        letters = DeadLetters(self.settings, self.producer)
+    def _lane(
+        self,
+        group: str,
+        topic: str,
+        work: Work[Any, Any],
+        marks: MarkBook | None,
+        batch: int,
+        *,
+        drain_s: float = DRAIN_S,
+    ) -> Lane[Any, Any]:
         return Lane(
-            self.settings, group=group, topic=topic, work=work, marks=marks, dead_letters=letters, batch_records=batch
+            self.settings,
+            group=group,
+            topic=topic,
+            work=work,
+            marks=marks,
+            dead_letters=DeadLetters(self.settings, self.producer),
+            batch_records=batch,
+            drain_s=drain_s,
         )
 
     def timers(self, host: Host, lanes: Sequence[Lane[Any, Any]]) -> None:

@@ -23,8 +23,8 @@ from aif_stream.telemetry import kv
 
 log = logging.getLogger(__name__)
 
-# A lane drains two batches at most; with Redis down it gives up earlier by itself (lane.DRAIN_S).
-_STOP_DEADLINE_S = 40.0
+# Lanes drain (lane.DRAIN_S) and leave their groups; the process as a whole has 10 s.
+_STOP_DEADLINE_S = 7.0
 
 
 class Hosted(Protocol):
@@ -78,6 +78,7 @@ class Host:
         )
         self._halt = asyncio.Event()
         self._failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._failures: list[str] = []
 
     def add(self, part: Hosted) -> None:
         """Start ``part`` with the app, stop it (and wait for it) when the app stops."""
@@ -97,13 +98,16 @@ class Host:
         self._app.timer(interval_s, name=name, traced=False)(tick)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Start everything; return after ``stop``, or raise what a part died of (after the others have drained)."""
+        """Start everything; return after ``stop``, or raise what a part died of (after the others have drained).
+
+        A death sets ``stop`` too: from then on the process has as long to end as after a signal."""
         stopping: asyncio.Future[object] = asyncio.ensure_future(stop.wait())
         try:
             await self._app.start()
             await asyncio.wait([stopping, self._failed], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+            stop.set()
             self._halt.set()  # every part at once: Faust stops its services one after the other
             try:
                 await asyncio.wait_for(self._app.stop(), _STOP_DEADLINE_S)
@@ -112,7 +116,12 @@ class Host:
         if self._failed.done():
             self._failed.result()
 
+    def failures(self) -> list[str]:
+        """What parts died of, with their names."""
+        return list(self._failures)
+
     def _fail(self, name: str, error: BaseException) -> None:
+        self._failures.append(f"{name} died: {type(error).__name__}: {error}")
         log.error(kv("part.died", part=name, error=f"{type(error).__name__}: {error}"), exc_info=error)
         if not self._failed.done():
             self._failed.set_exception(error)

@@ -49,7 +49,7 @@ R = TypeVar("R")
 IN_FLIGHT: Final = 4
 VERIFY_EVERY_S: Final = 1.0
 REVOKE_WAIT_S: Final = 10.0  # a rebalance waits this long for batches in flight; what is left comes again elsewhere
-DRAIN_S: Final = 20.0  # SIGTERM: what Redis and Kafka have not acknowledged by then comes again
+DRAIN_S: Final = 4.0  # SIGTERM: what Redis and Kafka have not acknowledged by then comes again
 
 
 class _Stopped(Exception):
@@ -69,8 +69,10 @@ class Lane(Generic[B, P]):
         marks: Marks | None,
         dead_letters: DeadLetters,
         batch_records: int,
+        drain_s: float = DRAIN_S,
     ) -> None:
-        """``marks`` None: Kafka's commits alone tell where to go on (work whose loss Redis' replay makes good)."""
+        """``marks`` None: Kafka's commits alone tell where to go on (work whose loss Redis' replay makes good).
+        ``drain_s``: how long a stop waits for batches in flight; 0 gives up work that may take minutes."""
         self.name = work.name
         self.group = group
         self.topic = topic
@@ -81,12 +83,14 @@ class Lane(Generic[B, P]):
         self._marks = marks
         self._dead_letters = dead_letters
         self._batch_records = batch_records
+        self._drain_s = drain_s
         self._flights: list[asyncio.Task[None]] = []
         self._waiting_ms: deque[int] = deque()  # append time of the oldest record of each batch in flight
         self._write_turn = asyncio.Lock()
         self._settle_turn = asyncio.Lock()
         self._verified_s = 0.0
         self._reported: set[str] = set()
+        self._troubles: dict[Backoff, str] = {}  # what is repeated now, and the error of its last try
         self._stop = asyncio.Event()
         self._replaced: AifError | None = None
         self._consumer: GroupConsumer | None = None
@@ -123,6 +127,11 @@ class Lane(Generic[B, P]):
     def joined(self) -> bool:
         """Whether the lane is a member of its group and its partitions (if any) are placed."""
         return self._consumer is not None and self._positions is not None and not self._positions.unplaced
+
+    @property
+    def problem(self) -> str:
+        """Why the lane makes no progress now, as Redis or Kafka say; "" while it does."""
+        return next(iter(self._troubles.values()), "")
 
     @property
     def partitions(self) -> list[int]:
@@ -185,6 +194,8 @@ class Lane(Generic[B, P]):
             batch, poison = self._decode(records)
             prepared = await self._work.prepare(batch)
             await self._room()
+            if self._stop.is_set():
+                return  # not begun: they come again
             flight = self._flight(prepared, poison, spans, len(records))
             self._waiting_ms.append(min(record.timestamp for record in records))
             self._flights.append(asyncio.create_task(flight, name=f"{self.name}-batch"))
@@ -238,7 +249,7 @@ class Lane(Generic[B, P]):
             results = await asyncio.gather(*written.acks, *letters, return_exceptions=True)
             failed = next((result for result in results if isinstance(result, BaseException)), None)
             if failed is None:
-                backoff.done()
+                self._done(backoff)
                 return
             if not isinstance(failed, PublishError | BusUnavailable):
                 raise failed
@@ -261,17 +272,24 @@ class Lane(Generic[B, P]):
             except (IndexUnavailable, IndexRefused, BusUnavailable, PublishError) as error:
                 await self._pause(backoff, error)
             else:
-                backoff.done()
+                self._done(backoff)
                 return result
 
     async def _pause(self, backoff: Backoff, error: Exception) -> None:
         if self._stop.is_set():
             raise _Stopped from error
+        self._troubles[backoff] = str(error)
         await backoff.pause(error)
 
+    def _done(self, backoff: Backoff) -> None:
+        self._troubles.pop(backoff, None)
+        backoff.done()
+
     async def _room(self) -> None:
-        while len(self._flights) >= IN_FLIGHT:
-            await asyncio.wait(self._flights, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._flights) >= IN_FLIGHT and not self._stop.is_set():
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([*self._flights, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
             self._raise_failed()
 
     def _raise_failed(self) -> None:
@@ -282,15 +300,14 @@ class Lane(Generic[B, P]):
             flight.result()
 
     async def _drain(self) -> None:
+        late: set[asyncio.Task[None]] = set()
         if self._flights:
-            _, late = await asyncio.wait(self._flights, timeout=DRAIN_S)
-            if late:
-                raise AifError(
-                    f"{self.name}: {len(late)} batches not acknowledged after {DRAIN_S:.0f} s, not committed"
-                )
+            _, late = await asyncio.wait(self._flights, timeout=self._drain_s)
         self._raise_failed()
         if self._commits is not None:
             await self._commits.now()
+        if late:
+            raise _Stopped
 
     async def _on_assigned(self, partitions: frozenset[Partition]) -> None:
         if self._positions is not None:

@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 async def serve_nearline(settings: Settings, stop: asyncio.Event) -> None:
     """Work until ``stop``; beside it /metrics, /livez, /startupz and /readyz on ``metrics_port``."""
     starting = ["connecting"]
-    running: list[Nearline] = []
-    health = Health(reasons=lambda: running[0].reasons() if running else starting)
+    health = Health(reasons=lambda: starting)
     async with health_served(health, settings.host, settings.metrics_port) as url, AsyncExitStack() as stack:
         log.info(kv("metrics.listening", url=url))
         nearline = await _opened(stack, settings, stop, starting)
         if nearline is None:
             return
         spare_the_collector()
-        running.append(nearline)
-        health.started = True
-        async with held_lease(settings, NEARLINE, partial(nearline.facts, url)):
+        async with held_lease(settings, NEARLINE, partial(nearline.facts, url)) as unkept:
+            health.reasons = lambda: [*nearline.reasons(), *unkept()]
+            health.failures = nearline.failures
+            health.started = True
             await nearline.run(stop)
 
 

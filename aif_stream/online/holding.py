@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aif_stream.clock import elapsed_ms, monotonic_s
 from aif_stream.domain.row import Rows, empty_rows
 from aif_stream.domain.versions import VersionBook, VersionRecord
-from aif_stream.errors import AifError, ArtefactError, IndexRefused, IndexUnavailable
+from aif_stream.errors import AifError, ArtefactError, IndexDenied, IndexRefused, IndexUnavailable
 from aif_stream.index.mirror import Mirror, row_bytes
 from aif_stream.index.store import N2OStore
 from aif_stream.model.version import ModelVersion
@@ -150,7 +150,7 @@ class Holding:
                 lambda: settle(model, self._settings.compute, partial(_sample, model, fed))
             )
             unknown = await self._threads.aside(lambda: warm(model))
-        except (ArtefactError, IndexUnavailable) as error:
+        except (ArtefactError, IndexUnavailable, IndexDenied) as error:
             self._failed(record, error, monotonic_s() + _RETRY_S)
             return
         except IndexRefused as error:

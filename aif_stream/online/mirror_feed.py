@@ -18,7 +18,7 @@ from aif_stream.bus.consumer import Lost, OnLost, Record
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import N2O_ROWS
 from aif_stream.clock import elapsed_ms, monotonic_s, now_ms
-from aif_stream.errors import AifError, BadEvent, BusUnavailable, IndexRefused, IndexUnavailable
+from aif_stream.errors import AifError, BadEvent, BusUnavailable, IndexDenied, IndexRefused, IndexUnavailable
 from aif_stream.index.changelog import LIVE, ChangeHead, decode_head
 from aif_stream.index.mirror import Mirror
 from aif_stream.index.store import N2OStore
@@ -216,7 +216,7 @@ class MirrorFeed:
                     log.info(kv("mirror.ready", version=mirror.version, rows=len(mirror), mib=mib, seconds=seconds))
                     fed.ready.set()
                     return
-            except (IndexUnavailable, BusUnavailable) as error:
+            except (IndexUnavailable, IndexDenied, BusUnavailable) as error:
                 fed.tell(str(error))
             except IndexRefused as error:
                 fed.tell(str(error))

@@ -69,9 +69,7 @@ async def serve_role(settings: Settings, stop: asyncio.Event) -> AsyncIterator[s
         for each in own:
             stack.callback(each.close)
         address = address_of(own[0] if own else bound)
-        redis = await _connect(settings, stack, stop)
-        store = N2OStore(redis, Buckets(settings.index_buckets))
-        await store.ensure_layout()
+        redis, store = await _connect(settings, stack, stop)
         threads = stack.enter_context(ComputeThreads(settings.executor_threads))
         retrieval = await stack.enter_async_context(RetrievalClient(settings, threads.run))
         publishing = await stack.enter_async_context(ItemPublishing(settings))
@@ -142,11 +140,16 @@ async def _explaining(
     return feed, facts, Explanations(settings, explained, work=work, feed=feed, keeper=facts, retired=active.is_retired)
 
 
-async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Event) -> Redis:
+async def _connect(settings: Settings, stack: AsyncExitStack, stop: asyncio.Event) -> tuple[Redis, N2OStore]:
     """Wait for Redis: at a start nothing can be served without it (later it can)."""
     while True:
         try:
-            return await stack.enter_async_context(open_redis(settings))
+            async with AsyncExitStack() as opening:
+                redis = await opening.enter_async_context(open_redis(settings))
+                store = N2OStore(redis, Buckets(settings.index_buckets))
+                await store.ensure_layout()
+                stack.push_async_exit(opening.pop_all())
+                return redis, store
         except IndexUnavailable as error:
             if stop.is_set():
                 raise

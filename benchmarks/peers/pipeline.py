@@ -23,8 +23,9 @@ from aif_stream.domain.events import MAX_AHEAD_MS
 from aif_stream.domain.row import Rows
 from aif_stream.index import packing
 from aif_stream.index.keys import Buckets
+from aif_stream.index.link import Reply
 from aif_stream.index.refusals import checked
-from aif_stream.index.wire import Reply, pack, parse_address
+from aif_stream.index.wire import pack, parse_address
 from aif_stream.index.writes import Writes
 from aif_stream.kernels.native import Level
 from aif_stream.model.artefact import load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from aif_stream.embedded.process import free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
-from aif_stream.errors import IndexRefused
+from aif_stream.errors import IndexRefused, IndexUnavailable
 from aif_stream.index.connection import Redis, check_server, open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.item_codec import WriteStatus
@@ -39,26 +39,35 @@ class Cluster:
         return Settings(redis_url=self.nodes[0].url, redis_cluster=True)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def cluster() -> AsyncIterator[Cluster]:
+@asynccontextmanager
+async def nodes_of_a_cluster(count: int) -> AsyncIterator[Cluster]:
+    """So many nodes that know each other; the first two have half of the slots each."""
     async with AsyncExitStack() as stack:
         nodes = []
         for port in (p for p in free_ports(20) if p < 55_000):  # the cluster bus listens at port + 10,000
             options = {"cluster-enabled": "yes", "cluster-node-timeout": "5000"}
             nodes.append(await stack.enter_async_context(EmbeddedRedis(port=port, options=options)))
-            if len(nodes) == 2:
+            if len(nodes) == count:
                 break
         plain = [await stack.enter_async_context(open_redis(Settings(redis_url=node.url))) for node in nodes]
-        for redis, slots in zip(plain, (range(HALF), range(HALF, 2 * HALF)), strict=True):
+        for redis, slots in zip(plain, (range(HALF), range(HALF, 2 * HALF)), strict=False):
             await redis.everywhere("CLUSTER", "ADDSLOTS", *slots)
-        await plain[0].everywhere("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+        for node in nodes[1:]:
+            await plain[0].everywhere("CLUSTER", "MEET", "127.0.0.1", node.port)
+        known = b"cluster_known_nodes:%d" % count
 
         async def agreed() -> bool:
             texts = [(await redis.everywhere("CLUSTER", "INFO")).popitem()[1] for redis in plain]
-            return all(b"cluster_state:ok" in text and b"cluster_known_nodes:2" in text for text in texts)
+            return all(b"cluster_state:ok" in text and known in text for text in texts)
 
-        await eventually(agreed, what="both nodes see the whole cluster")
+        await eventually(agreed, what="all nodes see the whole cluster")
         yield Cluster(nodes, plain)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cluster() -> AsyncIterator[Cluster]:
+    async with nodes_of_a_cluster(2) as made:
+        yield made
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -142,6 +151,34 @@ async def test_the_setting_without_a_cluster_is_refused_with_the_mend(redis_url:
     with pytest.raises(IndexRefused, match="AIF_REDIS_CLUSTER=false"):
         async with open_redis(Settings(redis_url=redis_url, redis_cluster=True)):
             pass
+
+
+async def test_node_that_left_the_cluster_is_left() -> None:
+    """Its replica has taken over; it keeps its connections and answers CLUSTERDOWN."""
+    async with nodes_of_a_cluster(3) as cluster, open_redis(cluster.settings) as opened:
+        first, _, third = cluster.plain
+        (id_,) = (await first.everywhere("CLUSTER", "MYID")).values()
+        await third.everywhere("CLUSTER", "REPLICATE", id_)
+        store = N2OStore(opened, Buckets(32))
+        await store.write_live([item(str(n), 5) for n in range(50)], {})
+        await eventually(lambda: _info_has(third, b"master_link_status:up"), what="the replica is linked")
+        await third.everywhere("CLUSTER", "FAILOVER", "TAKEOVER")
+        await eventually(lambda: _info_has(first, b"role:slave"), what="the old primary is demoted")
+        await first.everywhere("CLUSTER", "RESET", "HARD")
+
+        async def written() -> bool:
+            try:
+                results = await store.write_live([item(str(n), 6) for n in range(50)], {})
+            except IndexUnavailable:
+                return False
+            return {result.status for result in results} <= {WriteStatus.WRITTEN, WriteStatus.EQUAL}
+
+        await eventually(written, what="writes go to the new primary", within_s=30)
+        assert [found.order for found in await store.read_items(range(50)) if found] == [(6, 0)] * 50
+
+
+async def _info_has(plain: Redis, text: bytes) -> bool:
+    return text in (await plain.everywhere("INFO", "replication")).popitem()[1]
 
 
 async def _names(plain: Redis, slot: int) -> list[bytes]:

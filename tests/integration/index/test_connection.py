@@ -106,23 +106,23 @@ async def test_a_cancelled_caller_leaves_the_others_their_own_replies(redis: Red
     assert await asyncio.gather(*waiting[1::2]) == [b"1"] * 10
 
 
-async def test_out_of_memory_is_refused_with_the_mend_and_writes_nothing() -> None:
+async def test_out_of_memory_says_the_mend_and_writes_nothing() -> None:
     async with EmbeddedRedis() as server, open_redis(settings_of(server.url)) as redis:
         store = N2OStore(redis, Buckets(4))
         await store.add_version("v1")
         await redis.everywhere("CONFIG", "SET", "maxmemory", 1)
         batch = [item("7", 1)]
-        with pytest.raises(IndexRefused, match="raise maxmemory"):
+        with pytest.raises(IndexUnavailable, match="raise maxmemory"):
             await store.write_live(batch, {"v1": rows_for(batch)})
         await redis.everywhere("CONFIG", "SET", "maxmemory", 0)
         assert await store.read_items([7]) == [None]
         assert await store.count_rows("v1") == 0
 
 
-async def test_a_replica_is_refused_with_the_mend() -> None:
+async def test_a_replica_is_unavailable_with_the_mend() -> None:
     async with EmbeddedRedis() as server, open_redis(settings_of(server.url)) as redis:
         await redis.everywhere("REPLICAOF", "127.0.0.1", 1)
-        with pytest.raises(IndexRefused, match="name the primary"):
+        with pytest.raises(IndexUnavailable, match="name the primary"):
             await N2OStore(redis, Buckets(4)).write_live([item("7", 1)], {})
 
 

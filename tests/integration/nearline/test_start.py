@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,6 @@ from aif_stream.nearline.role import serve_nearline
 from tests.conftest import BrokerFactory
 from tests.nearline_builders import nearline_settings
 from tests.stack import eventually, topics
-
-
-@pytest.fixture(autouse=True)
-def _collector_as_before() -> Iterator[None]:
-    threshold = gc.get_threshold()
-    yield
-    gc.set_threshold(*threshold)
-    gc.unfreeze()
 
 
 async def test_a_worker_started_before_redis_waits_for_it(

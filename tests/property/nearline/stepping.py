@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from aif_stream.index.connection import Redis
-from aif_stream.index.wire import Reply
+from aif_stream.index.link import Reply
 
 R = TypeVar("R")
 
@@ -91,6 +91,7 @@ class GatedRedis(Redis):
     """The real Redis behind a gate. ``alter`` may change commands on their way (planted bugs do)."""
 
     def __init__(self, stage: Stage, inner: Redis, gate: Gate, alter: Callable[[bytes], bytes] | None = None) -> None:
+        super().__init__(inner._route)
         self._stage = stage
         self._inner = inner
         self._gate = gate

@@ -3,8 +3,8 @@ from __future__ import annotations
 import hiredis
 import pytest
 
-from aif_stream.errors import IndexRefused, IndexUnavailable, SettingsError
-from aif_stream.index.refusals import error_of
+from aif_stream.errors import IndexDenied, IndexRefused, IndexUnavailable, SettingsError
+from aif_stream.index.refusals import error_of, leads_elsewhere
 from aif_stream.index.wire import pack, parse_address
 
 
@@ -40,23 +40,52 @@ def test_a_wrong_url_names_the_variable(url: str) -> None:
         parse_address(url)
 
 
-@pytest.mark.parametrize("text", ["LOADING Redis is loading", "CLUSTERDOWN The cluster is down", "BUSY script"])
-def test_what_passes_by_itself_is_unavailable(text: str) -> None:
-    assert isinstance(error_of(hiredis.ReplyError(text)), IndexUnavailable)
-
-
 @pytest.mark.parametrize(
     ("text", "mend"),
     [
-        ("ERR Error running script: @user_script:1: -OOM command not allowed", "maxmemory"),
+        ("LOADING Redis is loading the dataset in memory", "repeated"),
+        ("CLUSTERDOWN The cluster is down", "cluster check"),
+        ("BUSY Redis is busy running a script", "repeated"),
         ("READONLY You can't write against a read only replica.", "primary"),
-        ("WRONGTYPE Operation against a key", "another program"),
+        ("ERR Error running script (call to f_1): @user_script:5: -READONLY You can't write", "primary"),
+        ("MASTERDOWN Link with MASTER is down", "resolved again"),
+        ("UNBLOCKED force unblock from blocking operation", "became a replica"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "repeated"),
+        ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
         ("MISCONF Redis is configured to save RDB snapshots", "disk"),
-        ("NOAUTH Authentication required.", "AIF_REDIS_URL"),
-        ("MOVED 5 h:1", "AIF_REDIS_CLUSTER"),
+        ("ERR Error running script: @user_script:1: -OOM command not allowed", "maxmemory"),
     ],
 )
-def test_a_refusal_names_its_mend(text: str, mend: str) -> None:
+def test_state_of_the_server_is_unavailable_with_a_hint(text: str, mend: str) -> None:
     error = error_of(hiredis.ReplyError(text))
-    assert isinstance(error, IndexRefused)
+    assert isinstance(error, IndexUnavailable)
     assert mend in error.mend
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "mend"),
+    [
+        ("WRONGTYPE Operation against a key", IndexRefused, "another program"),
+        ("MOVED 5 h:1", IndexRefused, "AIF_REDIS_CLUSTER"),
+        ("NOAUTH Authentication required.", IndexDenied, "AIF_REDIS_URL"),
+        ("WRONGPASS invalid username-password pair", IndexDenied, "AIF_REDIS_URL"),
+        ("NOPERM this user has no permissions", IndexDenied, "allow this user"),
+    ],
+)
+def test_a_refusal_names_its_mend(text: str, kind: type[IndexRefused], mend: str) -> None:
+    error = error_of(hiredis.ReplyError(text))
+    assert type(error) is kind
+    assert mend in error.mend
+
+
+@pytest.mark.parametrize(
+    "word", ["READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH"]
+)
+def test_wrong_server_makes_the_address_resolve_again(word: str) -> None:
+    assert leads_elsewhere(hiredis.ReplyError(f"{word} …"))
+    assert leads_elsewhere(hiredis.ReplyError(f"ERR Error running script: @user_script:5: -{word} …"))
+
+
+@pytest.mark.parametrize("text", ["OOM …", "MISCONF …", "BUSY …", "NOSCRIPT …", "WRONGTYPE …", "ERR READONLYISH"])
+def test_right_server_with_trouble_keeps_its_connection(text: str) -> None:
+    assert not leads_elsewhere(hiredis.ReplyError(text))
