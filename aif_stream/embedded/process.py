@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from aif_stream.errors import EmbeddedError
+from aif_stream.orphans import end_with_owner
 
 LOOPBACK = "127.0.0.1"
 _POLL_S = 0.02  # how often a starting server is asked; a start takes 0.03 s (Redis) to 5 s (three Kafka nodes)
-_KILL_DEADLINE_S = 10.0  # after SIGKILL only the kernel is waited for
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_KILL_DEADLINE_S = 30.0  # after SIGKILL only the kernel is waited for: on a busy host the dying process needs a turn
+_LINE_CHARS = 400
 _TAIL_LINES = 10
 _TAIL_BYTES = 65_536  # a broker's shutdown comes after the error that caused it
 
@@ -99,35 +98,77 @@ class ServerProcess:
             end_s = time.monotonic() + deadline_s
             while not await ready():
                 if not self.running:
-                    raise self._failure("ended before it was ready")
+                    raise self._failure(f"ended before it was ready ({self.how_ended})")
                 if time.monotonic() > end_s:
                     raise self._failure(f"was not ready after {deadline_s:.0f} s")
                 await asyncio.sleep(_POLL_S)
         except BaseException:
-            await self.kill9()
+            await self._kill()
             raise
 
-    async def kill9(self) -> None:
-        """SIGKILL to the child and to whatever it forked; returns when it is gone."""
-        process = self._process
-        if process is None or not self.running:  # the id of an ended child may be somebody else's by now
-            return
-        os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.to_thread(process.wait, _KILL_DEADLINE_S)
+    @property
+    def how_ended(self) -> str:
+        """``exit code 1``, ``SIGKILL``; "" while it runs, and before its first start."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return ""
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
-    async def stop(self, deadline_s: float) -> None:
-        """SIGTERM, then SIGKILL when the child is still there after ``deadline_s``, or when this wait is cancelled."""
+    def last_error(self) -> str:
+        """The line of what this start wrote that tells most of its end; "" when there is none."""
+        lines = [line.strip() for line in self._written().splitlines() if line.strip()]
+        told = [line for line in lines[-_TAIL_LINES:] if line.startswith("error: ") or " ERROR " in line]
+        return (told or lines or [""])[-1][:_LINE_CHARS]
+
+    async def kill9(self) -> None:
+        """SIGKILL to the child and to whatever it forked; returns when it is gone. Raises EmbeddedError if it stays."""
+        if not await self._kill():
+            problem, hint = self._unkillable()
+            raise EmbeddedError(problem, mend=hint)
+
+    async def stop(self, deadline_s: float) -> str:
+        """SIGTERM, then SIGKILL when the child is still there after ``deadline_s``, or when this wait is cancelled.
+
+        Returns what went wrong, in one line; "" when it ended in order. Never raises for a child that does not end.
+        """
         if self._process is None or not self.running:
-            return
+            return ""
         self._process.terminate()
         try:
-            await asyncio.to_thread(self._process.wait, deadline_s)
-        except subprocess.TimeoutExpired:
-            await self.kill9()
+            if not await self._gone(deadline_s):
+                gone = await self._kill()
+                late = f"{self.name} did not stop within {deadline_s:g} s"
+                return f"{late} and was killed" if gone else f"{late}; {self._unkillable()[0]}"
         except BaseException:
             if self.running:
                 os.killpg(self._process.pid, signal.SIGKILL)
             raise
+        if self._process.returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM):  # the last one is a JVM's
+            return ""
+        return f"{self.name} ended with {self.how_ended} when it was stopped: {self.last_error()}"
+
+    async def _kill(self) -> bool:
+        """SIGKILL to the group; whether the child is gone."""
+        process = self._process
+        if process is None or not self.running:  # the id of an ended child may be another process' by now
+            return True
+        os.killpg(process.pid, signal.SIGKILL)
+        return await self._gone(_KILL_DEADLINE_S)
+
+    async def _gone(self, within_s: float) -> bool:
+        process = self._process
+        assert process is not None  # noqa: S101 - it was started
+        try:
+            await asyncio.to_thread(process.wait, within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _unkillable(self) -> tuple[str, str]:
+        return (
+            f"{self.name} (process {self.pid}) is still there {_KILL_DEADLINE_S:.0f} s after SIGKILL",
+            "look at its state (ps): the kernel ends it when its disk answers or a core is free",
+        )
 
     def _failure(self, what: str) -> EmbeddedError:
         text = self._written()
@@ -140,20 +181,6 @@ class ServerProcess:
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
-
-
-def end_with_owner() -> Callable[[], None] | None:
-    """A child's ``preexec_fn``: it gets SIGTERM when the thread that starts it ends, also by SIGKILL of its process."""
-    if sys.platform != "linux":
-        return None
-    prctl, owner = ctypes.CDLL(None).prctl, os.getpid()
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM.value, 0, 0, 0)
-        if os.getppid() != owner:  # it ended between fork and here
-            os._exit(1)
-
-    return prepare
 
 
 def telling_lines(output: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,9 @@ from typing import Literal, Self
 from aif_stream.embedded.process import LOOPBACK, PortTaken, ServerProcess, exchange, free_ports
 from aif_stream.embedded.wheels import INSTALL, wheel_file
 from aif_stream.errors import EmbeddedError
+from aif_stream.telemetry import kv
+
+log = logging.getLogger(__name__)
 
 _START_DEADLINE_S = 60.0  # reading a large append-only file back; an empty one takes 0.05 s
 _STOP_DEADLINE_S = 20.0  # SIGTERM writes and fsyncs the append-only file
@@ -111,8 +115,10 @@ class EmbeddedRedis:
         await server.wait_ready(self._answers, _START_DEADLINE_S)
 
     async def stop(self) -> None:
-        """Ends the server in order: the append-only file is complete."""
-        await self._entered().stop(_STOP_DEADLINE_S)
+        """Ends the server in order: the append-only file is complete. One that had to be killed is logged."""
+        problem = await self._entered().stop(_STOP_DEADLINE_S)
+        if problem:
+            log.warning(kv("redis.killed", problem=problem))
 
     async def kill9(self) -> None:
         """SIGKILL."""

@@ -15,7 +15,7 @@ from aif_stream.settings import handed_on
 
 # A role imports torch (2-4 s on a busy machine) and may read an index back; a start beyond this is stuck.
 START_DEADLINE_S = 180.0
-STOP_DEADLINE_S = 20.0
+STOP_DEADLINE_S = 20.0  # each ends within 10 s (cli/entry.py); the rest is for a host that is busy
 _WATCH_S = 0.5
 
 
@@ -52,16 +52,21 @@ class Roles:
         return process
 
     async def watch(self) -> None:
-        """Return never while every role lives; raises ``AifError`` naming the role that ended and its log."""
+        """Return never while every role lives; raises ``AifError`` naming the role that ended, how, and its log."""
         while True:
             for process in self._running:
                 if not process.running:
-                    raise AifError(f"{process.name} ended by itself", mend=f"read {process.log}")
+                    how = f"{process.name} ended by itself ({process.how_ended}): {process.last_error()}"
+                    raise AifError(how, mend=f"read {process.log}")
             await asyncio.sleep(_WATCH_S)
 
-    async def stop(self) -> None:
-        """SIGTERM in the reverse order of the starts, all at once; each drains and commits."""
-        await asyncio.gather(*(process.stop(STOP_DEADLINE_S) for process in reversed(self._running)))
+    async def stop(self) -> list[str]:
+        """SIGTERM in the reverse order of the starts, all at once; each drains and commits.
+
+        Returns a line for each role that did not stop in order. Never raises for one.
+        """
+        ends = await asyncio.gather(*(process.stop(STOP_DEADLINE_S) for process in reversed(self._running)))
+        return [line for line in ends if line]
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, process: ServerProcess) -> None:

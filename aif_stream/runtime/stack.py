@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -21,6 +21,7 @@ from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.embedded.broker import EmbeddedBroker
 from aif_stream.embedded.process import free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
+from aif_stream.errors import AifError
 from aif_stream.runtime.address import published_address
 from aif_stream.runtime.catalogue import Catalogue, answered_in_full, kept_end_ms, seed
 from aif_stream.runtime.first_model import first_model
@@ -29,6 +30,7 @@ from aif_stream.runtime.traffic import live_traffic
 from aif_stream.settings import Settings, variables
 
 Report = Callable[[str], None]
+T = TypeVar("T")
 
 # The embedded broker makes a group that joins again wait for (session timeout - 1 s); a dead member counts as long.
 _SESSION_TIMEOUT_MS: Final = 1500
@@ -54,9 +56,13 @@ class UpOptions:
 async def run_up(base: Settings, options: UpOptions, stop: asyncio.Event, report: Report, ready: Report) -> None:
     """Run the stack until ``stop``; ``report`` hears of each step, ``ready`` gets the server's address once.
 
-    Raises ``AifError`` naming the part that did not start, or that ended by itself, and the log to read.
+    Raises ``AifError`` naming the part that did not start, ended by itself or did not stop in order, and the log.
     """
-    async with _embedded(base, options) as (settings, directory):
+    async with AsyncExitStack() as stack:
+        opened = await _unless(stop, stack.enter_async_context(_embedded(base, options)))
+        if opened is None:
+            return
+        settings, directory = opened
         shared = {name: str(getattr(settings, name)) for name in _SHARED}
         # A log that an error names must outlive the stack that it tells of.
         logs = (base.home if options.data is None else directory) / "logs"
@@ -74,7 +80,11 @@ async def run_up(base: Settings, options: UpOptions, stop: asyncio.Event, report
             await _first_of(stay(), roles.watch(), _until(stop))
         finally:
             report("stopping")
-            await roles.stop()
+            unclean = await roles.stop()
+            for line in unclean:
+                report(line)
+        if unclean:
+            raise AifError("not every role stopped in order", mend=f"read the logs in {logs}")
 
 
 @asynccontextmanager
@@ -141,6 +151,18 @@ async def _first_of(*work: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` returns; None if ``stop`` is set first: then it is cancelled."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _until(stop: asyncio.Event) -> None:

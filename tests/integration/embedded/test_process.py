@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aif_stream.embedded import process
 from aif_stream.embedded.process import PortTaken, ServerProcess, free_ports, run_tool
 from aif_stream.errors import EmbeddedError
 from tests.stack import eventually
@@ -26,6 +27,7 @@ async def test_a_child_does_not_outlive_an_owner_that_is_killed(tmp_path: Path) 
     script = f"""
 import time
 from pathlib import Path
+from aif_stream.embedded import process
 from aif_stream.embedded.process import ServerProcess
 server = ServerProcess("child", ["sleep", "600"], directory=Path({str(tmp_path)!r}), log=Path("{tmp_path}/log"))
 server.spawn()
@@ -52,7 +54,9 @@ async def test_a_child_that_ends_early_is_reported_with_what_this_start_wrote(tm
     server = shell(tmp_path, "echo the disk is full; exit 3")
     server.log.write_text("older start: Address already in use\n")
     server.spawn()
-    with pytest.raises(EmbeddedError, match=r"(?s)ended before it was ready.*the disk is full") as caught:
+    with pytest.raises(
+        EmbeddedError, match=r"(?s)ended before it was ready \(exit code 3\).*the disk is full"
+    ) as caught:
         await server.wait_ready(never, 60)
     assert not isinstance(caught.value, PortTaken)
 
@@ -80,16 +84,56 @@ async def test_a_cancelled_start_leaves_no_child(tmp_path: Path) -> None:
     assert not server.running
 
 
-async def test_a_child_that_ignores_sigterm_is_killed_after_the_deadline(tmp_path: Path) -> None:
-    server = shell(tmp_path, "trap '' TERM; echo up; while :; do sleep 600; done")
+async def stubborn(directory: Path) -> ServerProcess:
+    """A running child that ignores SIGTERM."""
+    server = shell(directory, "trap '' TERM; echo up; while :; do sleep 600; done")
     server.spawn()
 
     async def up() -> bool:
         return "up" in server.log.read_text()
 
     await server.wait_ready(up, 60)
-    await server.stop(0.2)
+    return server
+
+
+async def test_child_that_ignores_sigterm_is_killed_and_told_of(tmp_path: Path) -> None:
+    server = await stubborn(tmp_path)
+    assert await server.stop(0.2) == "server did not stop within 0.2 s and was killed"
     assert not server.running
+
+
+async def test_child_that_outlives_sigkill_hides_no_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy host a killed process is there for some time yet: here, longer than it is waited for."""
+    monkeypatch.setattr(process, "_KILL_DEADLINE_S", 0.0)
+    first, second = await stubborn(tmp_path), shell(tmp_path, "sleep 600")
+    assert "did not stop within 0 s" in await first.stop(0.0)
+    second.spawn()
+    with pytest.raises(EmbeddedError, match="was not ready after 0 s"):
+        await second.wait_ready(never, 0.0)
+
+    async def gone() -> bool:
+        return not first.running and not second.running
+
+    await eventually(gone, what="both have ended")
+
+
+async def test_child_that_fails_while_it_stops_is_told_of(tmp_path: Path) -> None:
+    server = shell(tmp_path, "trap 'echo error: the disk is full; exit 1' TERM; echo up; sleep 600 & wait")
+    server.spawn()
+
+    async def up() -> bool:
+        return "up" in server.log.read_text()
+
+    await server.wait_ready(up, 60)
+    assert await server.stop(60) == "server ended with exit code 1 when it was stopped: error: the disk is full"
+
+
+async def test_child_that_stops_in_order_is_not_told_of(tmp_path: Path) -> None:
+    server = shell(tmp_path, "sleep 600")
+    assert await server.stop(60) == ""
+    server.spawn()
+    assert await server.stop(60) == ""
+    assert server.how_ended == "SIGTERM"
 
 
 async def test_kill9_takes_the_children_of_the_child_along(tmp_path: Path) -> None:
