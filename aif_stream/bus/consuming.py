@@ -25,7 +25,7 @@ T = TypeVar("T")
 # How long a broker holds an empty fetch: it bounds the idle lag on a broker that is not woken by new records, and how
 # long other questions wait behind a fetch (design §6: 20 ms is good).
 FETCH_MAX_WAIT_MS: Final = 20
-CLOSE_DEADLINE_S: Final = 15.0
+CLOSE_DEADLINE_S: Final = 3.0
 
 
 class Partition(NamedTuple):

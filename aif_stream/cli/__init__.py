@@ -6,12 +6,13 @@ Exit codes: 0 done · 1 failed · 2 wrong usage · 3 a check fell short · 130 i
 from __future__ import annotations
 
 import importlib
-import sys
+import traceback
 from typing import Final
 
 import click
 
 from aif_stream import __version__
+from aif_stream.cli.entry import leave
 from aif_stream.errors import AifError
 
 # verb -> module of this package that defines it under the verb's name. Imported when it is called or listed,
@@ -63,18 +64,23 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``aif`` and ``python -m aif_stream``."""
+    leave(_exit_code())
+
+
+def _exit_code() -> int:
     try:
         code = cli.main(standalone_mode=False, prog_name="aif")
-    except click.exceptions.Abort:
-        sys.exit(130)
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except AifError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return 130
+    except Exception:  # noqa: BLE001 - the process' edge: what Python itself would print, and the code that it exits with
+        traceback.print_exc()
+        return 1
+    return code if isinstance(code, int) else 0

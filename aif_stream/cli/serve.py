@@ -19,7 +19,7 @@ def serve(settings: Settings, workers: int) -> None:
 
         source = click.get_current_context().params.get("config")
         arguments = [] if source is None else ["--config", str(source)]
-        run_role(lambda stop: run_workers(settings, workers, arguments, stop))
+        run_role(lambda stop: run_workers(settings, workers, arguments, stop), limited=False)
         return
     from aif_stream.online.role import run_serve
 

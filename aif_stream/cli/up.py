@@ -38,4 +38,4 @@ def up(settings: Settings, items: int, users: int, demo: bool, port: int | None,
         report(f"dashboard {url}/ · Ctrl-C stops everything")
 
     options = UpOptions(items, users, demo, port, data)
-    run_role(functools.partial(run_up, settings, options, report=report, ready=ready))
+    run_role(functools.partial(run_up, settings, options, report=report, ready=ready), limited=False)

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import msgspec
 
-from aif_stream.bus.producer import Producer
+from aif_stream.bus.producer import ROLE_CLOSE_S, Producer
 from aif_stream.bus.topics import EXPLANATION_REQUESTS
 from aif_stream.clock import now_ms
 from aif_stream.domain.envelope import JSON, Envelope, to_headers
@@ -74,7 +74,8 @@ class ExplanationWork:
     async def _open(self) -> Producer:
         async with self._opening:
             if self._producer is None:
-                producer = Producer(self._settings, "aif-explanations", topics=list(EXPLANATION_REQUESTS.values()))
+                topics = list(EXPLANATION_REQUESTS.values())
+                producer = Producer(self._settings, "aif-explanations", topics=topics, close_deadline_s=ROLE_CLOSE_S)
                 await producer.__aenter__()
                 self._producer = producer
             return self._producer

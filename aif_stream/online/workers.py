@@ -18,13 +18,14 @@ from typing import Final
 
 from aif_stream.errors import AifError
 from aif_stream.listening import address_of, bind
+from aif_stream.orphans import end_with_owner
 from aif_stream.settings import Settings, handed_on
 from aif_stream.telemetry import kv
 
 log = logging.getLogger(__name__)
 
-# Open requests end within 10 s; the rest is for closing.
-_STOP_S: Final = 20.0
+# Each ends within 10 s; the rest is for a host on which it takes that long to see it.
+_STOP_S: Final = 15.0
 
 
 async def run_workers(settings: Settings, count: int, arguments: Sequence[str], stop: asyncio.Event) -> None:
@@ -71,7 +72,9 @@ async def _start(settings: Settings, port: int, ports: str, number: int, argumen
         environ["AIF_WORKER_ID"] = f"{settings.worker_id}-{number}"
     command = (sys.executable, "-m", "aif_stream", "serve", *arguments)
     # A session of its own: Ctrl-C reaches us alone, and we stop the workers in order.
-    return await asyncio.create_subprocess_exec(*command, env=environ, start_new_session=True)
+    return await asyncio.create_subprocess_exec(
+        *command, env=environ, start_new_session=True, preexec_fn=end_with_owner()
+    )
 
 
 async def _stop(workers: Sequence[Process]) -> None:
@@ -85,5 +88,6 @@ async def _stop(workers: Sequence[Process]) -> None:
     if late:
         for worker in living:
             if worker.returncode is None:
+                log.error(kv("worker.killed", pid=worker.pid, problem=f"it did not stop within {_STOP_S:g} s"))
                 worker.kill()
         await asyncio.wait(late)

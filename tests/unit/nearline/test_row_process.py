@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import orjson
+import pytest
 
 from aif_stream.domain.order import Order
+from aif_stream.errors import ArtefactError
 from aif_stream.nearline.row_process import RowProcess
 from tests.model_builders import make_items, small_version
 from tests.nearline_builders import artefact
+from tests.processes import ended
+from tests.stack import eventually
 
 
 async def test_rows_of_the_rebuild_process_equal_those_of_the_live_lane_and_unreadable_items_are_invalid(
@@ -36,8 +41,30 @@ async def test_a_rebuild_process_that_was_killed_is_started_again(tmp_path: Path
     directory = artefact(tmp_path / "v")
     async with RowProcess() as process:
         await process.rows(directory, [], [])
-        assert process._pool is not None
-        for pid in process._pool._processes:
-            os.kill(pid, signal.SIGKILL)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
         rows, _ = await process.rows(directory, [b"{}"], [Order(1, 1)])
     assert len(rows) == 1
+
+
+async def test_cancelled_call_ends_the_rebuild_process(tmp_path: Path) -> None:
+    directory = artefact(tmp_path / "v")
+    item = orjson.dumps({"item_id": 1, "category": "tea", "attributes": {}, "content_vector": [0.5] * 12})
+    async with RowProcess() as process:
+        with pytest.raises(ArtefactError, match="nowhere") as caught:
+            await process.rows(tmp_path / "nowhere", [], [])
+        assert caught.value.what
+        await process.rows(directory, [], [])
+        pid = process.pid
+        assert pid is not None
+        many = 300_000
+        computing = asyncio.create_task(process.rows(directory, [item] * many, [Order(1, 1)] * many))
+        await eventually(lambda: asyncio.to_thread(_computes, pid), what="the process computes")
+        computing.cancel()
+        await asyncio.wait([computing])
+        assert process.pid is None
+        assert ended(pid)
+
+
+def _computes(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
