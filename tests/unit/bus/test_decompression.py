@@ -110,6 +110,7 @@ def test_padding_behind_gzip_is_read_as_before() -> None:
         (decompression.snappy_decode, b"\x82SNAPPY\x00" + struct.pack(">iii", 1, 1, -4)),
         (decompression.zstd_decode, b"no zstd"),
     ],
+    ids=["gzip", "zstd", "lz4", "snappy", "empty snappy", "negative snappy block", "no zstd"],
 )
 def test_broken_payload_is_an_error(decode: Callable[[bytes], bytes], payload: bytes) -> None:
     with pytest.raises((EOFError, cramjam.DecompressionError)):
