@@ -46,9 +46,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(directory: Path, model: ModelVersion) -> Manifest:
-    """Write an artefact, complete or not at all. Raises ``ArtefactError`` when ``directory`` holds something."""
+    """Write an artefact, complete or not at all. Raises ``ArtefactError`` when ``directory`` holds something, and for a
+    weight that is not finite, which ``load`` would refuse."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ArtefactError(f"{directory} exists already", mend="versions are never overwritten: choose another --out")
+    for name, value in model.net.state_dict().items():
+        if not value.isfinite().all():
+            raise ArtefactError(f"{model.name}: {name} holds numbers that are not finite", mend="train it again")
     weights = save_tensors({name: value.contiguous() for name, value in model.net.state_dict().items()})
     manifest = Manifest(
         schema=SCHEMA,

@@ -9,8 +9,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aif_stream.domain.events import Attribute
+from aif_stream.errors import TrainingDataError
 from aif_stream.model.config import Field, ModelConfig
 from aif_stream.model.features import ItemEncoder
 from aif_stream.model.net import Net
@@ -40,7 +42,8 @@ def config_for(data: Dataset, **choices: Any) -> ModelConfig:
 
 
 def infer_fields(rows: Iterable[Mapping[str, Attribute]]) -> tuple[Field, ...]:
-    """Fields by the values' types: lists are ``labels``, numbers ``number``, else ``label`` (mixed ones too)."""
+    """Fields by the values' types: lists are ``labels``, numbers ``number``, else ``label`` (mixed ones too). Raises
+    ``TrainingDataError`` for numbers without a finite mean and deviation."""
     labels: dict[str, Counter[str]] = {}
     numbers: dict[str, list[float]] = {}
     lists: set[str] = set()
@@ -59,9 +62,20 @@ def infer_fields(rows: Iterable[Mapping[str, Attribute]]) -> tuple[Field, ...]:
             seen = [value for value, count in labels[name].most_common(_LARGEST_VOCABULARY) if count >= _FEWEST_SEEN]
             fields.append(Field(name, "labels" if name in lists else "label", tuple(sorted(seen))))
         else:
-            values = np.array(numbers[name])
-            fields.append(Field(name, "number", mean=float(values.mean()), scale=float(values.std()) or 1.0))
+            fields.append(_number_field(name, np.array(numbers[name], dtype=np.float64)))
     return tuple(fields)
+
+
+def _number_field(name: str, values: NDArray[np.float64]) -> Field:
+    """Raises ``TrainingDataError`` where the values are too large for a mean and a deviation."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = float(values.mean()), float(values.std())
+    if not (np.isfinite(mean) and np.isfinite(scale)):
+        raise TrainingDataError(
+            f"{name}: numbers up to {np.abs(values).max():.3g} have no deviation in 64 bits",
+            mend=f"correct {name} in the catalogue, or leave it out",
+        )
+    return Field(name, "number", mean=mean, scale=scale or 1.0)
 
 
 def fit_codes(net: Net, data: Dataset) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from aif_stream.errors import ArtefactError, NonFiniteError
+from aif_stream.errors import ArtefactError, NonFiniteError, TrainingDataError
 from aif_stream.model.artefact import save
 from aif_stream.model.config import Kind
 from aif_stream.model.net import Net
@@ -132,6 +133,22 @@ def test_metrics_refuse_scores_that_are_not_finite(wrong: float) -> None:
     for top, bottom in ((scores, np.ones(4)), (np.ones(4), scores)):
         with pytest.raises(NonFiniteError, match="sums of users"):
             ratio(top, bottom)
+
+
+def test_weight_that_is_not_finite_is_not_written(data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(data, "v", SMALL)
+    with torch.no_grad():
+        trainer.net.scorer.up.bias[0] = torch.inf
+    with pytest.raises(ArtefactError, match=r"v: scorer\.up\.bias holds numbers that are not finite"):
+        save(tmp_path / "v", ModelVersion("v", trainer.net))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_number_without_a_finite_deviation_is_refused(data: Dataset) -> None:
+    attributes = data.items[0].attributes | {"price": 1.7e308}
+    items = [msgspec.structs.replace(data.items[0], attributes=attributes), *data.items[1:]]
+    with pytest.raises(TrainingDataError, match=r"price: numbers up to 1\.7e\+308 have no deviation in 64 bits"):
+        Trainer(replace(data, items=items), "v", SMALL)
 
 
 def test_evaluate_of_a_model_with_nan_scores_exits_1(data: Dataset, tmp_path: Path) -> None:
