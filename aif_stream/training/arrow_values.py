@@ -132,7 +132,7 @@ def ticks(array: pa.Array) -> tuple[F64 | I64, str]:
     if not types.is_integer(array.type) or types.is_uint64(array.type):
         return numbers(array), unit
     if array.null_count:
-        raise BadValueError(null_at(array), "is empty", "mend or remove the row")
+        raise BadValueError(null_at(array), "is empty", "correct or remove it")
     values: I64 = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
     return values, unit
 

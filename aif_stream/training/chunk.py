@@ -1,6 +1,6 @@
 """Consecutive rows of one table on disk, read by what a column is: ids, labels, numbers, times, tags or vectors.
 
-Each format has its own ``Chunk`` (text: records.py, Parquet: parquet.py). Whoever reads one never asks which it is.
+Each format has its own ``Chunk`` (text: records.py, Parquet: parquet.py). A caller never asks which one it has.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Chunk(ABC):
     def value(self, name: str, at: int) -> object:
         """One value as it is in the file, for messages; None: null."""
 
-    def refuse(self, at: int, what: str, mend: str = "mend or remove the line") -> NoReturn:
+    def refuse(self, at: int, what: str, mend: str = "correct or remove it") -> NoReturn:
         """Raise ``TrainingDataError`` for row ``at``."""
         raise TrainingDataError(f"{self.path}:{self.first_line + at}: {what}", mend=mend)
 
@@ -101,7 +101,7 @@ class Chunk(ABC):
             for at, vector in enumerate(vectors):
                 if vector is not None and not np.isfinite(np.array(vector, dtype=np.float64).astype(np.float32)).all():
                     what = f"content holds a number that is not finite (column {columns_of(content)})"
-                    self.refuse(at, what, "mend the vector, or leave it empty")
+                    self.refuse(at, what, "correct the vector, or leave it empty")
         return vectors
 
     def vectors_of_text(self, content: str) -> list[list[float] | None]:

@@ -44,7 +44,7 @@ def is_parquet(path: Path) -> bool:
 def parquet_chunks(path: Path, needed: Sequence[str], rows: int) -> Iterator[tuple[ArrowChunk, float]]:
     """Chunks of at most ``rows`` rows with the ``needed`` columns, and the share of the file that is read then.
 
-    Raises ``TrainingDataError`` for a file that is none, damaged pages, and a column that is missing or there twice;
+    Raises ``TrainingDataError`` for a file that is none, damaged pages, and a column that is missing or duplicated;
     ``OSError`` for a file that cannot be opened.
     """
     try:

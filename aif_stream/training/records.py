@@ -55,7 +55,7 @@ class TextChunk(Chunk):
     def value(self, name: str, at: int) -> str:
         return self.texts(name)[at]
 
-    def refuse(self, at: int, what: str, mend: str = "mend or remove the line") -> NoReturn:
+    def refuse(self, at: int, what: str, mend: str = "correct or remove it") -> NoReturn:
         """Raise for row ``at``. A quoted field may span lines: those before it are counted."""
         inside = sum(value.count("\n") for column in self.columns for value in column[:at])
         Chunk.refuse(self, at + inside, what, mend)
