@@ -98,6 +98,15 @@ def labels(array: pa.Array) -> list[str]:
     return ["" if value is None else str(value) for value in array.to_pylist()]
 
 
+def ids(array: pa.Array) -> list[str]:
+    """``labels`` of anything but booleans. Raises ``BadValueError``."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(array.type):
+        raise BadValueError(-1, f"is of type {array.type}", _AS_TEXT)
+    return labels(array)
+
+
 def numbers(array: pa.Array) -> F64:
     """Numbers, booleans as 1 and 0, strings as text files have them; NaN for null and for text that is no number.
     Raises ``BadValueError``."""

@@ -66,7 +66,10 @@ class Chunk(ABC):
 
     def ids(self, name: str) -> Sequence[str]:
         """A column of labels of which none is empty."""
-        values = self.texts(name)
+        return self.filled(name, self.texts(name))
+
+    def filled(self, name: str, values: Sequence[str]) -> Sequence[str]:
+        """The column's values, if none is empty; else the first that is empty is refused."""
         if "" in values:
             self.refuse(list(values).index(""), f"{name} is empty")
         return values

@@ -27,7 +27,7 @@
     labels = ["city"]
 
 Values of Parquet are read by their type. Ids, labels, kinds and sets are strings or whole numbers, be they integers,
-floats or decimals: 7.0 is "7", and 7.5 is refused. Booleans are 1 and 0. Null is a missing value.
+floats or decimals: 7.0 is "7", and 7.5 is refused. Booleans are 1 and 0, but no ids. Null is a missing value.
 
 An interaction with an item that ``items`` lacks is refused; a user whom ``users`` lacks has no profile.
 """

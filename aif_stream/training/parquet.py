@@ -118,6 +118,9 @@ class ArrowChunk(Chunk):
     def texts(self, name: str) -> list[str]:
         return self._read(name, arrow_values.labels, self._column(name))
 
+    def ids(self, name: str) -> Sequence[str]:
+        return self.filled(name, self._read(name, arrow_values.ids, self._column(name)))
+
     def numbers(self, name: str) -> F64:
         return self.finite(name, self._read(name, arrow_values.numbers, self._column(name)))
 

@@ -93,6 +93,7 @@ def at_7(value: object, kind: pa.DataType) -> pa.Array:
         (pa.array([["a"]] * N), r": item is of type list<[a-z]+: string>"),
         (pa.array([{"id": 1}] * N), r": item is of type struct<id: int64>"),
         (pa.array([b"a"] * N), r": item is of type binary"),
+        (pa.array([True] * N), r": item is of type bool"),
         (pa.array([datetime.date(2024, 1, 1)] * N), r": item is of type date32"),
         (pa.nulls(N), r":1: item is empty"),
     ],
