@@ -65,7 +65,7 @@ async def computing(stack: Stack, home: Path, *, plant: str = "") -> AsyncIterat
             assert process.returncode is None
             return next((pid for pid in children(process.pid) if "row_process" in command(pid)), None)
 
-        child = await eventually(begun, what="the rebuild's process")
+        child = await eventually(begun, within_s=240.0, what="the rebuild's process, at the lowest priority")
         os.kill(child, signal.SIGSTOP)
         yield Worker(process, child, log)
     finally:
