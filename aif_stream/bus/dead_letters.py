@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 from aif_stream.bus.consumer import Record
+from aif_stream.bus.letters import ATTEMPTS, MAX_TRIES, OWN, REDRIVEN_FROM, TRIES_HEADERS
 from aif_stream.bus.producer import Headers, Producer, RecordPosition, record_bytes
 from aif_stream.bus.topics import DEAD_LETTERS, contracts_dir, load_topics
+from aif_stream.domain.decoding import whole_number
 from aif_stream.settings import Settings
 from aif_stream.telemetry import DEAD_LETTERS as COUNTER
 from aif_stream.telemetry import kv
@@ -56,7 +58,7 @@ class DeadLetters:
         headers = [*headers, ("aif_truncated", b"%d" % len(value))]
         room = self._limit - record_bytes(key, b"", headers)
         if room < 0:
-            headers = [pair for pair in headers if pair[0].startswith("aif_")]
+            headers = [pair for pair in headers if pair[0].startswith(OWN)]
             key = key[:_KEPT_KEY_BYTES] if key is not None else None
             room = self._limit - record_bytes(key, b"", headers)
         return key, value[: max(0, room)], headers
@@ -66,23 +68,22 @@ def dead_letter_headers(record: Record, *, reason: str, problem: str, attempts: 
     """The record's own headers, then the ``aif_*`` ones.
 
     A record that was redriven carries how often it had been tried: those tries count, and the letter that it came from
-    is named (bus/redrive.py).
+    is named (bus/redrive.py). Such headers that are no numbers say nothing.
     """
-    before = {name: data for name, data in record.headers if name.startswith("aif_")}
-    tried = before.get("aif_attempts", b"0")
-    attempts += int(tried) if tried.isdigit() else 0
+    before = dict(record.headers)
+    tried, letter = (whole_number(before.get(name), most) for name, most in TRIES_HEADERS.items())
     where: list[tuple[str, str]] = [
         ("aif_topic", record.topic),
         ("aif_partition", str(record.partition)),
         ("aif_offset", str(record.offset)),
         ("aif_timestamp", str(record.timestamp)),
         ("aif_reason", reason),
-        ("aif_attempts", str(attempts)),
+        (ATTEMPTS, str(min(attempts + (tried or 0), MAX_TRIES))),
     ]
     if record.value is None:
         where.append(("aif_null_value", "1"))
-    if "aif_redriven_from" in before:
-        where.append(("aif_redriven_from", before["aif_redriven_from"].decode("utf-8", "replace")))
+    if letter is not None:
+        where.append((REDRIVEN_FROM, str(letter)))
     text = problem.encode("utf-8", "replace")[:_MAX_PROBLEM_BYTES]
-    own = [(name, data) for name, data in record.headers if not name.startswith("aif_")]
+    own = [(name, data) for name, data in record.headers if not name.startswith(OWN)]
     return [*own, *((name, value.encode()) for name, value in where), ("aif_problem", text)]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from aif_stream.bus.consumer import Record
+from aif_stream.bus.letters import ATTEMPTS, REDRIVEN_FROM, TRIES_HEADERS
+from aif_stream.domain.decoding import MAX_TIME_MS, check_number, whole_number
 from aif_stream.domain.envelope import JSON, Envelope, to_headers, type_and_time
 from aif_stream.domain.events import (
     MAX_AHEAD_MS,
@@ -24,7 +26,6 @@ from aif_stream.errors import BadEvent, BadInput
 
 FIRST_OFFSET: Final = "ce_firstoffset"
 """Extension attribute of a winner that was published again (a late event had come): the offset that it had first."""
-_OFFSET_DIGITS: Final = 19
 NEARLINE_SOURCE: Final = "aif.nearline"
 """``ce_source`` of winners that the worker publishes again."""
 _NEARLINE: Final = NEARLINE_SOURCE.encode()
@@ -73,7 +74,7 @@ def item_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> ItemEv
 
     A null value is a removal; it may come without headers (then its event time is its append time).
     """
-    headers, value = dict(record.headers), record.value
+    headers, value = _headers_of(record), record.value
     again = headers.get("ce_source") == _NEARLINE
     if value is None:
         text = _key_text(record)
@@ -87,7 +88,7 @@ def item_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> ItemEv
 
 def user_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> UserEvent:
     """A record of ``aif.user-updates``. Raises ``BadEvent``. A null value forgets the profile."""
-    headers = dict(record.headers)
+    headers = _headers_of(record)
     if record.value is None:
         text = _key_text(record)
         time_ms = _removal_time(record, headers, _USER_UPSERTED, max_ahead_ms)
@@ -102,7 +103,7 @@ def behavior_from_record(record: Record, max_ahead_ms: int = MAX_AHEAD_MS) -> Be
     """A record of ``aif.behaviors``. Raises ``BadEvent``."""
     if record.value is None:
         raise BadEvent("empty", "a behavior has a value")
-    time_ms = _event_time(record, dict(record.headers), _BEHAVIOR, max_ahead_ms)
+    time_ms = _event_time(record, _headers_of(record), _BEHAVIOR, max_ahead_ms)
     behavior = decode_behavior(record.value)
     user = _same_id(record, behavior.user_id, "user_id")
     item_key = key_of(_canonical(behavior.item_id, "item_id"))
@@ -129,15 +130,24 @@ def winner_headers(kind: EventType, event_id: str, source: str, order: Order) ->
     return [*event_headers(kind, event_id, source, order.event_time_ms), (FIRST_OFFSET, b"%d" % order.offset)]
 
 
+def _headers_of(record: Record) -> dict[str, bytes]:
+    """By name; of a repeated header the last one. Raises ``BadEvent`` where a redrive's headers are no numbers."""
+    headers = dict(record.headers)
+    if ATTEMPTS in headers or REDRIVEN_FROM in headers:
+        for name, most in TRIES_HEADERS.items():
+            check_number(headers, name, most)
+    return headers
+
+
 def _order(record: Record, headers: Mapping[str, bytes], time_ms: int) -> Order:
     """The event's order: its own offset, or the one that it had before it was published again.
 
     An offset beyond the record's own is none of this log (a copy of the topic on another cluster) and is ignored.
     """
-    first = headers.get(FIRST_OFFSET)
-    if first is not None and first.isdigit() and len(first) < _OFFSET_DIGITS:
-        return Order(time_ms, min(int(first), record.offset))
-    return Order(time_ms, record.offset)
+    if FIRST_OFFSET not in headers:
+        return Order(time_ms, record.offset)
+    first = whole_number(headers[FIRST_OFFSET], record.offset)
+    return Order(time_ms, record.offset if first is None else first)
 
 
 def _event_time(record: Record, headers: Mapping[str, bytes], expected: str, max_ahead_ms: int) -> int:
@@ -151,6 +161,8 @@ def _event_time(record: Record, headers: Mapping[str, bytes], expected: str, max
 
 def _removal_time(record: Record, headers: Mapping[str, bytes], expected: str, max_ahead_ms: int) -> int:
     if not any(name.lower().startswith("ce_") for name in headers):
+        if record.timestamp > MAX_TIME_MS:  # where the broker does not stamp records, their producer does
+            raise BadEvent("envelope", "the record's timestamp is beyond the year 9999")
         return max(0, record.timestamp)  # a bare tombstone, from a tool that knows only Kafka
     return _event_time(record, headers, expected, max_ahead_ms)
 

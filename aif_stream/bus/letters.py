@@ -17,6 +17,7 @@ import msgspec
 
 from aif_stream.bus.consumer import Record
 from aif_stream.bus.producer import Headers
+from aif_stream.domain.decoding import MAX_COUNT, MAX_OFFSET, MAX_TIME_MS, decode_json, whole_number
 from aif_stream.domain.envelope import from_headers
 from aif_stream.errors import BadEvent
 
@@ -24,10 +25,14 @@ MARKER: Final = "aif_marker"
 ATTEMPTS: Final = "aif_attempts"
 REDRIVEN_FROM: Final = "aif_redriven_from"
 OWN: Final = "aif_"
+MAX_TRIES: Final = 1_000_000
+TRIES_HEADERS: Final = {ATTEMPTS: MAX_TRIES, REDRIVEN_FROM: MAX_OFFSET}
+"""What a redrive adds to a record, and the largest number that each may hold."""
 
 # A claim that is neither settled nor released after this long was left by a process that died: a redrive claims at
 # most what it sends within 30 s (redrive.py), and waits 30 s for acknowledgements.
 LEASE_MS: Final = 5 * 60 * 1000
+_TEXT_BYTES: Final = 4_096  # of a header that is shown; ours are shorter
 _FIELD: Final = re.compile(r"[\w.*\[\]-]{1,80}")
 
 
@@ -78,20 +83,32 @@ class Letter:
 
 
 def head_of(record: Record, prefix: str) -> Head:
-    """Read our headers; a record that somebody else put here has reason "unlabelled" and no topic."""
-    own = {name: data.decode("utf-8", "replace") for name, data in record.headers if name.startswith(OWN)}
+    """Read our headers; a record that somebody else put here has reason "unlabelled" and no topic.
+
+    Its headers may hold anything: what is no number, or beyond what such a number can be, counts as missing.
+    """
+    own = {name: data for name, data in record.headers if name.startswith(OWN) and data is not None}
+    put_ms = min(max(0, record.timestamp), MAX_TIME_MS)
+
+    def text(name: str, default: str = "") -> str:
+        return own[name][:_TEXT_BYTES].decode("utf-8", "replace") if name in own else default
+
+    def number(name: str, default: int, most: int = MAX_OFFSET) -> int:
+        found = whole_number(own.get(name), most)
+        return default if found is None else found
+
     return Head(
         number=record.offset,
-        put_ms=record.timestamp,
-        topic=own.get("aif_topic", "").removeprefix(prefix),
-        partition=_number(own, "aif_partition", 0),
-        offset=_number(own, "aif_offset", 0),
-        appended_ms=_number(own, "aif_timestamp", record.timestamp),
-        reason=own.get("aif_reason", "unlabelled"),
-        problem=own.get("aif_problem", ""),
-        attempts=_number(own, ATTEMPTS, 1),
-        redriven_from=_number(own, REDRIVEN_FROM, -1) if REDRIVEN_FROM in own else None,
-        truncated=_number(own, "aif_truncated", 0) if "aif_truncated" in own else None,
+        put_ms=put_ms,
+        topic=text("aif_topic").removeprefix(prefix),
+        partition=number("aif_partition", 0, MAX_COUNT),
+        offset=number("aif_offset", 0),
+        appended_ms=number("aif_timestamp", put_ms, MAX_TIME_MS),
+        reason=text("aif_reason", "unlabelled"),
+        problem=text("aif_problem"),
+        attempts=number(ATTEMPTS, 1, MAX_TRIES),
+        redriven_from=whole_number(own.get(REDRIVEN_FROM), MAX_OFFSET),
+        truncated=number("aif_truncated", 0) if "aif_truncated" in own else None,
         size_bytes=len(record.value or b""),
     )
 
@@ -103,11 +120,6 @@ def letter_of(record: Record, prefix: str) -> Letter:
     return Letter(
         head_of(record, prefix), record.key, None if "aif_null_value" in names else (record.value or b""), headers
     )
-
-
-def _number(own: dict[str, str], name: str, default: int) -> int:
-    text = own.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else default
 
 
 class Step(StrEnum):
@@ -173,8 +185,8 @@ class LetterBook:
             self.entries[record.offset] = Entry(head_of(record, self.prefix))
             return
         try:
-            marker = _MARKER.decode(record.value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            marker = decode_json(_MARKER, record.value, "a marker")
+        except BadEvent:
             return
         for number in marker.letters:
             entry = self.entries.get(number)

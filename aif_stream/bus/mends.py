@@ -16,6 +16,7 @@ from aif_stream.bus.lines import KINDS, Kind, parse_line
 from aif_stream.bus.salvage import UNPARSEABLE
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES
 from aif_stream.clock import now_ms
+from aif_stream.domain.decoding import UNDECODABLE, fault_of
 from aif_stream.domain.events import EventType
 from aif_stream.domain.ids import canonical_id
 from aif_stream.errors import BadInput
@@ -66,7 +67,7 @@ def read_mends(lines: Iterable[bytes]) -> dict[int, Mend]:
             continue
         try:
             mend = _MEND.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise BadInput(f"line {at}: {error}", mend='lines are {"letter": N, "line": {…}}') from None
         if mend.letter in found:
             raise BadInput(f"line {at}: letter {mend.letter} is there twice")
@@ -97,8 +98,11 @@ def outgoing(letter: Letter, mend: Mend | None, limit_bytes: int) -> Outgoing:
 def check(record: Outgoing, max_ahead_ms: int) -> None:
     """Raise ``BadEvent`` when the consumers of this release would make a dead letter of it again."""
     reader = _READERS.get(record.topic)
-    if reader is not None:
-        reader(record, max_ahead_ms)
+    try:
+        if reader is not None:
+            reader(record, max_ahead_ms)
+    except Exception as error:  # noqa: BLE001  # the edge of one record
+        raise fault_of(error) from None
 
 
 def _mended(letter: Letter, mend: Mend, limit_bytes: int) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]:
@@ -160,8 +164,9 @@ def text_of(data: bytes | None) -> str | None:
 
 
 def _json_of(value: bytes | None) -> Any:
+    """An object, or None; None too for one that is nested too deep to be written again."""
     try:
         found = orjson.loads(value or b"null")
-    except orjson.JSONDecodeError:
+        return orjson.Fragment(orjson.dumps(found)) if isinstance(found, dict) else None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
-    return found if isinstance(found, dict) else None

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from aif_stream.clock import from_rfc3339, to_rfc3339
+from aif_stream.domain.decoding import MAX_TIME_MS
 from aif_stream.errors import BadEvent
 
 Headers = Sequence[tuple[str, bytes]]
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
+_CACHED_BYTES: Final = 128  # a type that is longer is none of ours, and would be kept
 
 
 class Envelope(NamedTuple):
@@ -52,10 +54,11 @@ def type_and_time(headers: Mapping[str, bytes]) -> tuple[str, int]:
     ``headers``: ``dict`` of a record's. Raises ``BadEvent`` as ``from_headers`` does.
     """
     try:
-        if headers["ce_specversion"] == b"1.0" and "ce_id" in headers and "ce_source" in headers:
-            time_ms = _time_ms(headers["ce_time"])
-            if time_ms >= 0:
-                return _text(headers["ce_type"]), time_ms
+        named = headers["ce_specversion"] == b"1.0" and "ce_id" in headers and "ce_source" in headers
+        if named and all(map(bytes.isascii, headers.values())):  # raises for one without a value
+            time_ms, kind = _time_ms(headers["ce_time"]), headers["ce_type"]
+            if 0 <= time_ms <= MAX_TIME_MS and len(kind) <= _CACHED_BYTES:
+                return _text(kind), time_ms
     except (KeyError, ValueError, OverflowError, AttributeError, TypeError):
         pass  # the careful reader below says what is wrong, and takes header names in capitals
     envelope = from_headers(headers.items())
@@ -74,9 +77,10 @@ def _time_ms(text: bytes) -> int:
 
 def from_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
     """Read the attributes back. Raises ``BadEvent`` naming the header that is missing or wrong."""
-    # Kafka allows a header without a value, whatever the types say: such a one is missing.
-    named = ((name.lower(), value) for name, value in headers)
-    found = {name: value for name, value in named if name.startswith("ce_") and value is not None}
+    found = {lower: value for name, value in headers if (lower := name.lower()).startswith("ce_")}
+    for name, value in found.items():
+        if value is None:  # Kafka allows a header without a value, whatever the types say
+            raise BadEvent("envelope", "header has no value", field=name[:80])
     if found.get("ce_specversion") != b"1.0":
         raise BadEvent("envelope", "CloudEvents 1.0 is expected", field="ce_specversion")
     try:
@@ -89,8 +93,8 @@ def from_headers(headers: Iterable[tuple[str, bytes]]) -> Envelope:
         raise BadEvent("envelope", "headers must be UTF-8", field="ce_*") from None
     except (ValueError, OverflowError):
         raise BadEvent("envelope", "not an RFC 3339 time", field="ce_time") from None
-    if time_ms < 0:
-        raise BadEvent("envelope", "before 1970", field="ce_time")
+    if not 0 <= time_ms <= MAX_TIME_MS:
+        raise BadEvent("envelope", "not between 1970 and 9999", field="ce_time")
     required = {"specversion", "type", "id", "source", "time"}
     envelope.extensions.update({name: value for name, value in text.items() if name not in required})
     return envelope

@@ -17,25 +17,28 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from aif_stream.domain.decoding import MAX_TIME_MS, UNDECODABLE
 from aif_stream.domain.ids import MAX_ID_CHARS, Key, canonical_id, key_of
-from aif_stream.errors import BadEvent
+from aif_stream.errors import BadEvent, BadInput
 
 Id = (
     Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, description="canonical decimals are 64-bit keys")]
     | Annotated[int, Meta(ge=0, description="the same id as its decimal string")]
 )
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Text = Annotated[str, Meta(max_length=1024)]
 # Larger integers become the infinite float32 of a feature, or overflow on the way there.
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Attribute = Text | Whole | float | Annotated[list[Text], Meta(max_length=256)]
 Attributes = dict[Text, Attribute]
-TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="ms since the epoch, UTC")]
+TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS, description="ms since the epoch, UTC")]
 
 # An event time later than its append time by more than this is a dead letter: a producer whose clock runs
 # ahead would otherwise freeze the item until real time catches up (design, invariant 2).
 MAX_AHEAD_MS: Final = 5 * 60 * 1000
 
 
+_PROBLEM_CHARS: Final = 300  # msgspec quotes a wrong value whole
 _F32_MAX: Final = float(np.finfo(np.float32).max)
 
 
@@ -134,8 +137,10 @@ _ATTRIBUTE = msgspec.json.Decoder(Attribute)
 
 
 def decode_item(value: bytes) -> ItemUpserted:
-    """JSON bytes -> item. Raises ``BadEvent`` with the field's path; the numbers are finite."""
+    """JSON bytes -> item. Raises ``BadEvent`` with the field's path; numbers are finite, the category is an id."""
     item = _decode(_ITEM, value)
+    if type(item.category) is not str:
+        _check_id(item.category, "category")
     vector = item.content_vector
     # JSON has no NaN and no number passes the vector's length, which C sums up (64 numbers: .3 µs; min and max 1.4).
     if vector and not hypot(*vector) <= _F32_MAX:
@@ -172,9 +177,17 @@ def _decode(decoder: msgspec.json.Decoder[_T], value: bytes) -> _T:
         return decoder.decode(value)
     except msgspec.ValidationError as error:
         problem, field = _split_path(str(error), value)
-        raise BadEvent("invalid", problem, field=field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEvent("invalid", problem[:_PROBLEM_CHARS], field=field) from None
+    except UNDECODABLE as error:
         raise BadEvent("unreadable", f"not JSON: {error}") from None
+
+
+def _check_id(value: str | int, field: str) -> None:
+    """Raise ``BadEvent`` ("invalid") for a number that is too long for an id; JSON numbers have no limit."""
+    try:
+        canonical_id(value, field)
+    except BadInput as error:
+        raise BadEvent("invalid", error.problem, field=field) from None
 
 
 def _split_path(message: str, value: bytes) -> tuple[str, str]:
@@ -195,7 +208,7 @@ def _wrong_attribute(value: bytes) -> str:
     """Name of the first attribute that is none, in an event that has been refused for it."""
     try:
         attributes = msgspec.json.decode(value, type=_RawAttributes).attributes
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return "?"  # behind that attribute it is no JSON either
     for name, raw in attributes.items():
         try:

@@ -17,6 +17,7 @@ from aif_stream.telemetry import FRESHNESS_LAG, observe_each
 
 # Enough to meet every producer within a second at any rate, at 0.1 µs per event of a full batch.
 _CLOCKS_PER_BATCH: Final = 16
+_NAME_BYTES: Final = 256  # leases and metrics carry the names
 RECENT_ITEMS: Final = RecentLags()
 """This process's lags of items until Redis, as exact numbers; like a metric, one per process."""
 _SOURCE_HEADER: Final = ("ce_source", NEARLINE_SOURCE.encode())
@@ -28,13 +29,17 @@ def published_again(record: Record) -> bool:
 
 
 def note_clocks(clocks: SourceClocks, records: Sequence[Record]) -> None:
-    """Compare the event times of some records with the broker's, by producer. Unreadable ones say nothing here."""
+    """Compare the event times of some records with the broker's, by producer. Unreadable ones say nothing here, nor do
+    those of a source whose name is too long to be told."""
     now_s = clock.monotonic_s()
     for record in records[:: -(-len(records) // _CLOCKS_PER_BATCH) or 1]:
         headers = dict(record.headers)
+        name, time = headers.get("ce_source"), headers.get("ce_time")
+        if name is None or time is None or len(name) > _NAME_BYTES:
+            continue
         try:
-            source, event_ms = headers["ce_source"].decode(), from_rfc3339(headers["ce_time"].decode())
-        except (KeyError, ValueError, OverflowError):
+            source, event_ms = name.decode(), from_rfc3339(time.decode())
+        except (ValueError, OverflowError):
             continue
         if source != NEARLINE_SOURCE:
             clocks.note(source, event_ms, record.timestamp, now_s)

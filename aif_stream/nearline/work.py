@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from aif_stream.bus.consumer import UNPARSEABLE, Record, Unparseable
-from aif_stream.errors import BadEvent
+from aif_stream.domain.decoding import fault_of
 
 B = TypeVar("B")
 E = TypeVar("E")
@@ -62,7 +62,7 @@ class Work(Protocol[B, P]):
 
 
 def decode_each(records: Sequence[Record], decode: Callable[[Record], E]) -> tuple[list[Taken[E]], list[Poison]]:
-    """Records one by one; ``decode`` raises ``BadEvent`` for what is none."""
+    """Records one by one. ``decode`` asks neither store nor bus, so whatever it raises is its record's fault."""
     batch: list[Taken[E]] = []
     poison: list[Poison] = []
     for record in records:
@@ -71,6 +71,7 @@ def decode_each(records: Sequence[Record], decode: Callable[[Record], E]) -> tup
             continue
         try:
             batch.append(Taken(record, decode(record)))
-        except BadEvent as error:
-            poison.append(Poison(record, error.reason, str(error)))
+        except Exception as error:  # noqa: BLE001  # the edge of one record
+            fault = fault_of(error)
+            poison.append(Poison(record, fault.reason, str(fault)))
     return batch, poison

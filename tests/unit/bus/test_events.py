@@ -13,6 +13,7 @@ from aif_stream.domain.ids import key_of
 from aif_stream.domain.order import Order
 from aif_stream.errors import BadEvent
 from tests.bus_builders import NOW_MS, FakeRecord
+from tests.hostile_builders import DEEP, bad_headers, with_header
 
 USER = FakeRecord(
     value=b'{"user_id":"u","attributes":{"age":3}}',
@@ -80,12 +81,37 @@ def test_a_behavior_record_is_a_behavior() -> None:
         (FakeRecord(value=None, key=None, headers=[]), "invalid", "key"),
         (FakeRecord(value=None, key=b"\xff", headers=[]), "key", "key"),
         (FakeRecord(value=b'{"item_id":1' + b"0" * 300 + b',"category":"c"}'), "invalid", "item_id"),
+        (FakeRecord(value=b'{"item_id":7,"category":1' + b"0" * 300 + b"}"), "invalid", "category"),
+        (FakeRecord(value=None, headers=[], timestamp=2**62), "envelope", ""),
+        (FakeRecord(value=DEEP), "unreadable", ""),
     ],
 )
 def test_a_wrong_item_record_has_a_reason_and_a_field(record: FakeRecord, reason: str, field: str) -> None:
     with pytest.raises(BadEvent) as caught:
         item_from_record(record)
     assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+@pytest.mark.parametrize("name", ["ce_specversion", "ce_type", "ce_id", "ce_source", "ce_time", "ce_foo", "CE_FOO"])
+@pytest.mark.parametrize("value", [None, b"\xff\xfe"])
+def test_an_attribute_that_is_no_text_spoils_the_envelope(name: str, value: bytes | None) -> None:
+    for record, read in ((FakeRecord(), item_from_record), (USER, user_from_record), (BEHAVIOR, behavior_from_record)):
+        wrong = replace(record, headers=with_header(record.headers, name, value))
+        with pytest.raises(BadEvent) as caught:
+            read(wrong)
+        assert caught.value.reason == "envelope"
+        dead_letter_headers(wrong, reason="envelope", problem=str(caught.value), attempts=1)
+
+
+def test_tries_that_are_no_numbers_spoil_the_envelope() -> None:
+    for record, read in ((FakeRecord(), item_from_record), (USER, user_from_record), (BEHAVIOR, behavior_from_record)):
+        for kind, headers in bad_headers(record.headers, "aif_attempts", "aif_redriven_from"):
+            wrong = replace(record, headers=headers)
+            with pytest.raises(BadEvent) as caught:
+                read(wrong)
+            assert caught.value.reason == "envelope", kind
+            said = dict(dead_letter_headers(wrong, reason="envelope", problem="p", attempts=1))
+            assert (said["aif_attempts"], "aif_redriven_from" in said) == (b"1", False), kind
 
 
 @pytest.mark.parametrize(
