@@ -17,7 +17,6 @@ import msgspec
 
 from aif_stream import __version__
 from aif_stream.bus.topics import TopicSpec, load_topics
-from aif_stream.bus.versions import VERSION_EVENT
 from aif_stream.domain.envelope import BINARY, JSON
 from aif_stream.domain.events import Behavior, EventType, ItemUpserted, UserUpserted
 from aif_stream.domain.explanations import (
@@ -26,7 +25,7 @@ from aif_stream.domain.explanations import (
     ExplanationResult,
     ExplanationTask,
 )
-from aif_stream.domain.versions import VersionRecord
+from aif_stream.domain.versions import VERSION_EVENT, VersionRecord
 from aif_stream.errors import AifError, SettingsError
 
 # Struct of the value -> its ce_type.

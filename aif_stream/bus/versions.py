@@ -8,37 +8,81 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
-from aif_stream.bus.consumer import Record
+from aif_stream.bus.consumer import Lost, Record
+from aif_stream.bus.events import FIRST_OFFSET
 from aif_stream.bus.producer import Producer, RecordPosition
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import MODEL_UPDATES
+from aif_stream.bus.version_repair import VersionRepair
 from aif_stream.clock import now_ms
+from aif_stream.domain.decoding import fault_of, whole_number
 from aif_stream.domain.envelope import JSON, Envelope, to_headers
-from aif_stream.domain.versions import VersionBook, VersionRecord, decode_version
-from aif_stream.errors import AifError, BusUnavailable
+from aif_stream.domain.versions import (
+    VERSION_EVENT,
+    LogEntry,
+    VersionBook,
+    VersionRecord,
+    decode_version,
+    is_version_name,
+)
+from aif_stream.errors import BadEvent, BusUnavailable
 from aif_stream.settings import Settings
 from aif_stream.telemetry import EVENTS_SKIPPED, kv
 
 log = logging.getLogger(__name__)
 
-VERSION_EVENT: Final = "aif.model.version"
 _RETRY_S: Final = 1.0
 
 OnVersion = Callable[[VersionBook, VersionRecord], Awaitable[None]]
 
 
 def apply_record(book: VersionBook, record: Record) -> VersionRecord | None:
-    """Fold one record of the topic into the book; None when it says nothing (unreadable ones are logged, counted)."""
-    if record.value is None:
+    """Fold one record of the topic into the book; None when the book says what it said before.
+
+    A record that cannot be used is counted and logged, and its version keeps its last good state (``book.displaced``).
+    """
+    name = _key_of(record)
+    if record.value is None and name not in book.records:
         return None
     try:
-        version = decode_version(record.value)
-    except AifError as error:
-        EVENTS_SKIPPED.labels(lane="versions", reason="unreadable").inc()
-        log.error(kv("version.unreadable", partition=record.partition, offset=record.offset, problem=str(error)))
+        version = _version_of(record, name)
+    except Exception as error:  # noqa: BLE001  # the edge of one record
+        fault = fault_of(error)
+        EVENTS_SKIPPED.labels(lane="versions", reason=fault.reason).inc()
+        where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        log.error(kv("version.unreadable", **where, version=name or "-", problem=fault))
+        if name:
+            book.displaced[name] = record.offset
         return None
-    book.apply(version)
+    entry = LogEntry(record.value or b"", _order_of(record))
+    if entry.order < book.order_of(name):
+        book.displaced[name] = record.offset
+        log.warning(kv("version.late", offset=record.offset, version=name, first_offset=entry.order))
+        return None
+    book.apply(version, entry)
     return version
+
+
+def _key_of(record: Record) -> str:
+    """The version that a record belongs to by its key; "" when that is no version's name."""
+    text = (record.key or b"").decode("utf-8", "replace")
+    return text if is_version_name(text) else ""
+
+
+def _version_of(record: Record, name: str) -> VersionRecord:
+    """Raises ``BadEvent``."""
+    if record.value is None:
+        raise BadEvent("empty", "a version ends by being retired, not by a tombstone")
+    version = decode_version(record.value)
+    if version.version != name:
+        raise BadEvent("key", f"the record's key {record.key!r:.80} is not its version {version.version}", field="key")
+    return version
+
+
+def _order_of(record: Record) -> int:
+    """The record's offset, or the one that it had before it was written again (``VersionRepair``)."""
+    first = whole_number(dict(record.headers).get(FIRST_OFFSET), record.offset)
+    return record.offset if first is None else first
 
 
 async def read_versions(settings: Settings) -> VersionBook:
@@ -65,14 +109,17 @@ class VersionFollower:
     On entry the topic has been read to its end (no callback for what was there); then ``on_record(book, record)`` is
     awaited for each new record, in order. When Kafka stays away the book keeps its last state and the follower tries
     again. An exception from ``on_record`` ends the follower: ``wait`` raises it, so that its owner can stop.
+
+    ``repairs``: good records that a bad one displaced are written again, so that compaction keeps them.
     """
 
-    def __init__(self, settings: Settings, on_record: OnVersion) -> None:
+    def __init__(self, settings: Settings, on_record: OnVersion, *, repairs: bool = False) -> None:
         self._settings = settings
         self._on_record = on_record
-        self._reader = LogReader(settings, MODEL_UPDATES)
+        self._reader = LogReader(settings, MODEL_UPDATES, on_lost=self._on_lost)
         self._task: asyncio.Task[None] | None = None
         self.book = VersionBook()
+        self._repair = VersionRepair(settings, self.book) if repairs else None
 
     async def __aenter__(self) -> Self:
         await self._reader.__aenter__()
@@ -84,6 +131,8 @@ class VersionFollower:
         except BaseException:
             await self._reader.__aexit__(None, None, None)
             raise
+        if self._repair is not None:
+            self._repair.begin()
         self._task = asyncio.create_task(self._follow(), name="version-follower")
         return self
 
@@ -92,6 +141,8 @@ class VersionFollower:
     ) -> None:
         task, self._task = self._task, None
         try:
+            if self._repair is not None:
+                await self._repair.end()
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
@@ -118,3 +169,9 @@ class VersionFollower:
                 if version is not None:
                     log.info(kv("version.record", version=version.version, state=version.state))
                     await self._on_record(self.book, version)
+            if self._repair is not None:
+                self._repair.look()
+
+    def _on_lost(self, lost: Lost) -> None:
+        if not lost.records:
+            self.book.log_replaced()

@@ -20,6 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from aif_stream.clock import now_ms
+from aif_stream.domain.decoding import UNDECODABLE
 from aif_stream.domain.versions import check_version_name
 from aif_stream.errors import ArtefactError, VersionError
 from aif_stream.model.config import ModelConfig
@@ -82,28 +83,38 @@ def save(directory: Path, model: ModelVersion) -> Manifest:
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest alone, checked for schema and name. Raises ``ArtefactError``."""
+    return _manifest(directory / MANIFEST, _manifest_bytes(directory))
+
+
+def _manifest_bytes(directory: Path) -> bytes:
     path = directory / MANIFEST
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"{path}: {error.strerror}", mend="aif train --out writes an artefact") from None
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no path at all (a NUL in it)
+        why = getattr(error, "strerror", None) or error
+        raise ArtefactError(f"{path!s:.300}: {why}", mend="aif train --out writes an artefact") from None
+
+
+def _manifest(path: Path, data: bytes) -> Manifest:
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema != SCHEMA:
             raise ArtefactError(f"{path} has schema {schema}, this program reads {SCHEMA}", mend="train it again")
         manifest = msgspec.json.decode(data, type=Manifest)
         check_version_name(manifest.version)
-    except (msgspec.DecodeError, UnicodeDecodeError, VersionError) as error:
+        row_bytes = manifest.config.layout.dtype.itemsize
+    except (*UNDECODABLE, TypeError, VersionError) as error:
         raise ArtefactError(f"{path} is no manifest: {error}", mend="copy the artefact again") from None
-    if manifest.row_bytes != manifest.config.layout.dtype.itemsize:
+    if manifest.row_bytes != row_bytes:
         raise ArtefactError(f"{path}: rows of {manifest.row_bytes} bytes do not fit its config")
     return manifest
 
 
 def manifest_sha256(directory: Path) -> str:
     """The fingerprint that a published version carries. Raises ``ArtefactError``."""
-    read_manifest(directory)
-    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+    data = _manifest_bytes(directory)
+    _manifest(directory / MANIFEST, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load(directory: Path, *, offline: bool = False) -> ModelVersion:
@@ -133,10 +144,13 @@ def load(directory: Path, *, offline: bool = False) -> ModelVersion:
         tensors = load_tensors(data)
     except SafetensorError as error:
         raise ArtefactError(f"{path} is no safetensors file: {error}") from None
-    net = Net(manifest.config, seed=0)
-    _check_tensors(net.state_dict(), tensors, path)
-    net.load_state_dict(tensors)
-    return ModelVersion(manifest.version, net, manifest.metrics)
+    try:
+        net = Net(manifest.config, seed=0)
+        _check_tensors(net.state_dict(), tensors, path)
+        net.load_state_dict(tensors)
+        return ModelVersion(manifest.version, net, manifest.metrics)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+        raise ArtefactError(f"{directory}: its config gives no model: {type(error).__name__}: {error}") from error
 
 
 class _Schema(msgspec.Struct):

@@ -121,7 +121,7 @@ async def open_nearline(settings: Settings) -> AsyncIterator[Nearline]:
         )
         process = await stack.enter_async_context(RowProcess())
         versions = LoadedVersions(store)
-        follower = await stack.enter_async_context(VersionFollower(settings, _on_record(versions)))
+        follower = await stack.enter_async_context(VersionFollower(settings, _on_record(versions), repairs=True))
         await versions.follow(follower.book)
 
         parts = _Parts(settings, redis, store, producer, process, versions, follower)

@@ -13,9 +13,10 @@ from msgspec import Meta
 
 from aif_stream import clock
 from aif_stream.bus.consumer import Record
+from aif_stream.domain.decoding import decode_json
 from aif_stream.domain.envelope import JSON, Envelope, to_headers
-from aif_stream.domain.versions import VersionState
-from aif_stream.errors import BadEvent, VersionMissing
+from aif_stream.domain.versions import VersionState, is_version_name
+from aif_stream.errors import ArtefactError, BadEvent, VersionMissing
 from aif_stream.index.changelog import Stamps
 from aif_stream.index.item_codec import StoredItem
 from aif_stream.index.rebuilds import RebuildTally
@@ -86,10 +87,9 @@ class RebuildWork:
         return decode_each(records, self._decode_one)
 
     def _decode_one(self, record: Record) -> RebuildTask:
-        try:
-            task = _TASK.decode(record.value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadEvent("unreadable", f"not a rebuild task: {error}") from None
+        task = decode_json(_TASK, record.value, "a rebuild task")
+        if not is_version_name(task.version):
+            raise BadEvent("invalid", f"{task.version!r:.80} is no version name", field="version")
         if task.bucket >= self._store.buckets.count:
             raise BadEvent("invalid", f"the index has {self._store.buckets.count} buckets", field="bucket")
         return task
@@ -147,7 +147,11 @@ class RebuildWork:
         self, task: RebuildTask, source: RowSource, items: Sequence[StoredItem]
     ) -> list[Awaitable[object]]:
         orders = [item.order for item in items]
-        rows, problems = await self._process.rows(source.artefact, [item.payload for item in items], orders)
+        try:
+            rows, problems = await self._process.rows(source.artefact, [item.payload for item in items], orders)
+        except ArtefactError as error:
+            # It was loaded here before: this lane waits until the artefact is back, the others go on.
+            raise VersionMissing(frozenset({task.version}), where=f"rebuild ({error.what})") from error
         if problems:
             ROWS_INVALID.labels(task.version).inc(sum(problems.values()))
             log.warning(kv("rows.invalid", version=task.version, **problems))

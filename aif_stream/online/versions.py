@@ -148,7 +148,7 @@ class ServedVersions:
     async def _follow(self) -> None:
         while True:
             try:
-                async with VersionFollower(self._settings, self._on_record) as follower:
+                async with VersionFollower(self._settings, self._on_record, repairs=True) as follower:
                     self._take(follower.book)
                     await follower.wait()
             except BusUnavailable as error:

@@ -29,6 +29,7 @@ async def check_artefacts(settings: Settings) -> list[Finding]:
     """The records, and what lies on disk for them. Raises ``BusUnavailable``, ``TopicError``."""
     book = await read_versions(settings)
     found = [finding for record in book.live() for finding in await asyncio.to_thread(_artefact, record)]
+    found += [_displaced(book, name, offset) for name, offset in sorted(book.displaced.items())]
     if book.active is None:
         what = "no version is active: nothing is answered" if book.records else "no version was ever published"
         found.append(error("versions", what, "aif model publish DIR --activate"))
@@ -36,6 +37,15 @@ async def check_artefacts(settings: Settings) -> list[Finding]:
     return found or [
         ok("versions", f"{book.active} is active; {len(book.live())} kept, their artefacts are whole"),
     ]
+
+
+def _displaced(book: VersionBook, name: str, offset: int) -> Finding:
+    what = f"the last record of {name} on aif.model-updates (offset {offset}) cannot be used"
+    if name in book.records:
+        what += f"; its state before, {book.state_of(name)}, stays in force until compaction"
+        return warning("versions", what, "start one aif nearline or aif serve: it writes the good record again")
+    again = "start a role that held it before, or publish the version again; a name that is no version does no harm"
+    return warning("versions", f"{what}, and there is no earlier one", again)
 
 
 def _artefact(record: VersionRecord) -> list[Finding]:

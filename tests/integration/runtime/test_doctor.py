@@ -11,7 +11,7 @@ import pytest
 
 from aif_stream.bus import versions as bus_versions
 from aif_stream.bus.producer import Producer
-from aif_stream.bus.topics import ITEM_UPDATES
+from aif_stream.bus.topics import ITEM_UPDATES, MODEL_UPDATES
 from aif_stream.bus.versions import read_versions
 from aif_stream.domain.versions import VersionState
 from aif_stream.nearline import rollout
@@ -20,6 +20,7 @@ from aif_stream.runtime.findings import Finding, Level
 from aif_stream.settings import Settings
 from tests.command import aif_json
 from tests.conftest import BrokerFactory
+from tests.hostile_builders import version_values
 from tests.letter_builders import KINDS
 from tests.nearline_builders import T0_MS, Stack, artefact, nearline_settings, open_stack, worker
 from tests.stack import topics
@@ -95,6 +96,18 @@ async def test_artefacts_that_are_damaged_missing_or_strays_are_named(stack: Sta
     assert (first.level, "is not what its manifest names" in first.what) == (Level.ERROR, True)
     (home / "manifest.json").unlink()
     assert "No such file" in (await _found(stack.settings, "versions"))[0].what
+
+
+async def test_records_that_hide_a_version_are_warnings(stack: Stack) -> None:
+    name = stack.model.name
+    good = (await read_versions(stack.settings)).records[name].encode()
+    for value in version_values(good).values():
+        await stack.put.raw(MODEL_UPDATES, name.encode(), value)
+    offset = await stack.put.raw(MODEL_UPDATES, name.encode(), b"{")
+    await stack.put.raw(MODEL_UPDATES, b"nobody", b"{")
+    nobody, known = sorted(await _found(stack.settings, "versions"), key=lambda finding: name in finding.what)
+    assert {nobody.level, known.level} == {Level.WARNING}
+    assert (f"offset {offset}" in known.what, "active" in known.what, "nobody" in nobody.what) == (True, True, True)
 
 
 async def test_dead_letters_and_a_roll_out_that_was_broken_off_are_warnings(stack: Stack, tmp_path: Path) -> None:

@@ -99,6 +99,34 @@ def test_a_manifest_that_does_not_fit_is_refused(saved: Path, change: dict[str, 
         load(saved)
 
 
+@pytest.mark.parametrize("path", ["a\0b", "/x" * 5_000, "y" * 300, "/dev/null", "/proc/self/mem"])
+def test_a_path_that_is_none_is_an_artefact_error(path: str) -> None:
+    for read in (load, manifest_sha256, read_manifest):
+        with pytest.raises(ArtefactError):
+            read(Path(path))
+
+
+@pytest.mark.parametrize("number", [b"1" + b"0" * 30, b"9" * 5_000, b"1e400"])
+def test_a_config_of_huge_numbers_is_refused(saved: Path, number: bytes) -> None:
+    manifest = json.loads((saved / MANIFEST).read_bytes())
+    for field in ("width", "hidden", "signature_bits", "id_buckets", "content_width"):
+        manifest["config"][field], before = "~", manifest["config"].get(field)
+        (saved / MANIFEST).write_bytes(json.dumps(manifest).encode().replace(b'"~"', number))
+        if field not in ("id_buckets", "content_width"):
+            with pytest.raises(ArtefactError):
+                read_manifest(saved)
+        with pytest.raises(ArtefactError):
+            load(saved)
+        manifest["config"][field] = before
+
+
+def test_a_manifest_nested_too_deep_is_refused(saved: Path) -> None:
+    text = (saved / MANIFEST).read_bytes().rstrip()[:-1]
+    (saved / MANIFEST).write_bytes(text + b',"unknown":' + b"[" * 3_000 + b"]" * 3_000 + b"}")
+    with pytest.raises(ArtefactError, match="is no manifest"):
+        load(saved)
+
+
 def test_weights_of_another_shape_or_not_finite_are_refused(saved: Path) -> None:
     tensors = load_file(saved / WEIGHTS)
     name = "item_tower.share.weight"
