@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aif_stream.domain.decoding import MAX_TIME_MS, fault_of, whole_number
 from aif_stream.domain.envelope import BINARY, Envelope, from_headers, to_headers
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import RowLayout, Rows
@@ -70,7 +71,7 @@ def encode_rows(
         "modelversion": version,
         "layout": layout_name(layout),
         "lane": lane,
-        "appendedms": str(stamps.appended_ms),
+        "appendedms": str(min(max(0, stamps.appended_ms), MAX_TIME_MS)),
     }
     # CloudEvents ids are unique per source; nobody looks this one up, and the time is already here.
     envelope = Envelope(ROWS_WRITTEN, f"{version}-{stamps.committed_ms}", SOURCE, stamps.committed_ms, extensions)
@@ -82,24 +83,32 @@ def encode_rows(
 
 def decode_head(headers: Sequence[tuple[str, bytes]]) -> ChangeHead:
     """Raises ``BadEvent`` when the headers are not those of a change record."""
+    try:
+        return _head(headers)
+    except Exception as error:  # noqa: BLE001  # the edge of one record
+        raise fault_of(error) from None
+
+
+def _head(headers: Sequence[tuple[str, bytes]]) -> ChangeHead:
     envelope = from_headers(headers)
     if envelope.type != ROWS_WRITTEN:
         raise BadEvent("envelope", f"{envelope.type!r:.80} is no {ROWS_WRITTEN}", field="ce_type")
     try:
         names = envelope.extensions
-        stamps = Stamps(int(names["appendedms"]), envelope.time_ms)
+        appended_ms = whole_number(names["appendedms"], MAX_TIME_MS)
+        if appended_ms is None:
+            raise BadEvent("envelope", "not ms since the epoch", field="ce_appendedms")
+        stamps = Stamps(appended_ms, envelope.time_ms)
         superseded = next((value for name, value in headers if name == SUPERSEDED and value), b"")
         return ChangeHead(names["modelversion"], names["layout"], names["lane"], stamps, superseded)
     except KeyError as error:
         raise BadEvent("envelope", "header is missing", field=f"ce_{error.args[0]}") from None
-    except ValueError:
-        raise BadEvent("envelope", "not a number of milliseconds", field="ce_appendedms") from None
 
 
 def decode_rows(head: ChangeHead, layout: RowLayout, value: bytes) -> tuple[Keys, Rows]:
     """keys u64 (n), Rows (n), views of ``value``. Raises ``BadEvent`` for another layout or a cut value."""
     if head.layout != layout_name(layout):
-        raise BadEvent("layout", f"rows are {head.layout}, version {head.version} has {layout_name(layout)}")
+        raise BadEvent("layout", f"rows are {head.layout:.80}, version {head.version} has {layout_name(layout)}")
     if len(value) % layout.record.itemsize:
         raise BadEvent("unreadable", f"{len(value)} bytes are no whole number of {layout.record.itemsize}-byte records")
     records = np.frombuffer(value, dtype=layout.record)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aif_stream.clock import monotonic_s, now_ms
+from aif_stream.domain.decoding import fault_of
 from aif_stream.domain.freshness import RecentLags
 from aif_stream.domain.ids import Keys
 from aif_stream.domain.row import TOMBSTONE, RowLayout, Rows
@@ -136,7 +137,10 @@ class Mirror:
         """
         if head.version != self.version:
             return
-        keys, rows = decode_rows(head, self.layout, value)
+        try:
+            keys, rows = decode_rows(head, self.layout, value)
+        except Exception as error:  # noqa: BLE001  # the edge of one record, of which nothing is applied yet
+            raise fault_of(error) from None
         kept = self.apply(keys, rows)
         MIRROR_ROWS.labels(self.version).set(len(self))
         if self.caught_up and self.watched and head.lane == LIVE:

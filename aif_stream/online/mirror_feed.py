@@ -183,7 +183,8 @@ class MirrorFeed:
         except BadEvent as error:
             # Nothing to acknowledge and nobody to answer: counted, said, and the log goes on.
             EVENTS_SKIPPED.labels("mirror", error.reason).inc()
-            log.warning(kv("mirror.record_unreadable", offset=record.offset, problem=str(error)))
+            where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            log.warning(kv("mirror.record_unreadable", **where, problem=error))
 
     def _take_in(self, fed: FedMirror, head: ChangeHead, value: bytes) -> None:
         try:
