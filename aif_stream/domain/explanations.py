@@ -20,9 +20,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from aif_stream.domain.events import Id
+from aif_stream.domain.decoding import MAX_EXACT, MAX_TIME_MS, decode_json
+from aif_stream.domain.events import Id, Name, TimeMs
 from aif_stream.domain.ids import canonical_id
-from aif_stream.errors import BadEvent
 
 EXPLANATION_TASK_EVENT: Final = "aif.explanation.requested"
 EXPLANATION_RESULT_EVENT: Final = "aif.explanation.ended"
@@ -98,15 +98,15 @@ class ExplanationTask(msgspec.Struct, frozen=True, kw_only=True):
     ``deadline_ms``: wall time (ms) after which nobody wants it any more. ``answered_ms``: when the rank request came.
     """
 
-    explanation_id: str
-    run: int
-    request_id: str
-    item_id: str
+    explanation_id: Name
+    run: Annotated[int, Meta(ge=0, le=MAX_EXACT)]
+    request_id: Name
+    item_id: Name
     method: Method
     priority: Priority
-    asked_ms: int
-    answered_ms: int
-    deadline_ms: int
+    asked_ms: TimeMs
+    answered_ms: TimeMs
+    deadline_ms: TimeMs
 
 
 class ExplanationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,12 +126,14 @@ class ExplanationResult(msgspec.Struct, frozen=True, kw_only=True):
 _TASK: Final = msgspec.json.Decoder(ExplanationTask)
 
 
-def decode_task(value: bytes) -> ExplanationTask:
+def decode_task(value: bytes | None) -> ExplanationTask:
     """Raises ``BadEvent``."""
-    try:
-        return _TASK.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadEvent("unreadable", f"not an explanation task: {error}") from None
+    return decode_json(_TASK, value, "an explanation task")
+
+
+def deadline_after(now_ms: int, wait_ms: float) -> int:
+    """The deadline of a task that is asked for now: no later than a record can say."""
+    return min(MAX_TIME_MS, now_ms + int(min(wait_ms, MAX_TIME_MS)))
 
 
 _ID: Final = re.compile(r"x([0-9a-f]{12}[0-9a-f]{24})([0-9a-f]{16})")

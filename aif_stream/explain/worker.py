@@ -15,13 +15,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aif_stream.bus.consumer import GroupConsumer, Partition, Record
+from aif_stream.bus.consumer import UNPARSEABLE, GroupConsumer, Partition, Record, Unparseable
 from aif_stream.bus.dead_letters import DeadLetters
 from aif_stream.bus.groups import EXPLAIN_GROUPS
 from aif_stream.bus.producer import ROLE_CLOSE_S, Producer
 from aif_stream.bus.topics import DEAD_LETTERS, EXPLANATION_REQUESTS, EXPLANATIONS, topic_name
 from aif_stream.bus.versions import VersionFollower
 from aif_stream.clock import monotonic_s, now_ms
+from aif_stream.domain.decoding import fault_of
 from aif_stream.domain.explanations import ExplanationTask, Priority, decode_task
 from aif_stream.domain.versions import VersionBook, VersionRecord
 from aif_stream.errors import (
@@ -147,9 +148,9 @@ class ExplainWorker:
         self._offsets[priority].take(partition, record.offset)
         EVENTS_CONSUMED.labels(lane=f"explain-{priority}").inc()
         try:
-            task = decode_task(record.value or b"")
-        except BadEvent as error:
-            await self._unreadable(record, error)
+            task = _task_of(record)
+        except Exception as error:  # noqa: BLE001  # the edge of one record
+            await self._unreadable(record, fault_of(error))
             self._offsets[priority].end(partition, record.offset)
             return
         ago_s = max(0.0, (now_ms() - task.asked_ms) / 1000.0)
@@ -217,6 +218,13 @@ class ExplainWorker:
         due = self._offsets[priority].due()
         if due and await self._consumers[priority].commit(due):
             self._offsets[priority].committed(due)
+
+
+def _task_of(record: Record) -> ExplanationTask:
+    """Raises ``BadEvent``."""
+    if isinstance(record, Unparseable):
+        raise BadEvent(UNPARSEABLE, record.problem)
+    return decode_task(record.value)
 
 
 def _pause_s(tries: int) -> float:

@@ -25,6 +25,7 @@ from aif_stream.domain.explanations import (
     Reply,
     State,
     Told,
+    deadline_after,
 )
 from aif_stream.domain.facts import FactsHead, read_head
 from aif_stream.domain.request import decode_as
@@ -257,7 +258,7 @@ def _task(settings: Settings, name: str, asked: ExplanationRequest, head: FactsH
         priority=asked.priority,
         asked_ms=now,
         answered_ms=head.answered_ms,
-        deadline_ms=now + int(asked.deadline_ms or settings.explain_deadline_ms),
+        deadline_ms=deadline_after(now, asked.deadline_ms or settings.explain_deadline_ms),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from aif_stream.clock import monotonic_s, now_ms
 from aif_stream.domain.candidates import id_of
-from aif_stream.domain.explanations import ExplanationTask, Method, Priority, StartedExplanation
+from aif_stream.domain.explanations import ExplanationTask, Method, Priority, StartedExplanation, deadline_after
 from aif_stream.domain.facts import FactItem, FactsHead, UserInputs, pack_facts, pack_user
 from aif_stream.domain.history import ENTRY
 from aif_stream.domain.request import RankedItem, RankRequest
@@ -192,7 +192,7 @@ def _task(settings: Settings, answered: Answered, started: StartedExplanation) -
         priority=Priority.NORMAL,
         asked_ms=now,
         answered_ms=answered.received_ms,
-        deadline_ms=now + int(settings.explain_deadline_ms),
+        deadline_ms=deadline_after(now, settings.explain_deadline_ms),
     )
 
 

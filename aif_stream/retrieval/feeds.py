@@ -18,9 +18,10 @@ from aif_stream.bus.events import BehaviorEvent, ItemEvent, behavior_from_record
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES
 from aif_stream.clock import elapsed_ms, monotonic_s
+from aif_stream.domain.decoding import fault_of
 from aif_stream.domain.freshness import PROBE_KEY
 from aif_stream.domain.history import enters_history
-from aif_stream.errors import BadInput, BusUnavailable
+from aif_stream.errors import BadEvent, BusUnavailable
 from aif_stream.retrieval.catalogue import Catalogue
 from aif_stream.retrieval.channels import Channels, rank_by_popularity
 from aif_stream.retrieval.neighbours import Neighbours, build_index
@@ -130,8 +131,8 @@ class Feeds:
         for record in batch:
             try:
                 events.append(item_from_record(record, self._settings.max_ahead_ms))
-            except BadInput as error:
-                _skipped(record, error)
+            except Exception as error:  # noqa: BLE001  # the edge of one record
+                _skipped(record, fault_of(error))
         # The probe of `aif monitor` is an item for everybody but for those who look for items.
         self.catalogue.apply_items([event for event in events if event.key != PROBE_KEY])
         if not self.behind:
@@ -142,8 +143,8 @@ class Feeds:
         for record in batch:
             try:
                 event = behavior_from_record(record, self._settings.max_ahead_ms)
-            except BadInput as error:
-                _skipped(record, error)
+            except Exception as error:  # noqa: BLE001  # the edge of one record
+                _skipped(record, fault_of(error))
                 continue
             if enters_history(event.behavior.kind):
                 events.append(event)
@@ -156,7 +157,7 @@ class Feeds:
         self.recent.append(users, self.catalogue.apply_popularity(items, weights))
 
 
-def _skipped(record: Record, error: BadInput) -> None:
+def _skipped(record: Record, fault: BadEvent) -> None:
     """The nearline role puts it aside with its reason; here it only may not stop the stream."""
     EVENTS_SKIPPED.labels(lane="retrieval", reason="unreadable").inc()
-    log.debug("skipped %s/%s/%s: %s", record.topic, record.partition, record.offset, error)
+    log.debug("skipped %s/%s/%s: %s", record.topic, record.partition, record.offset, fault)
