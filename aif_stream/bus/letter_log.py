@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
+from aif_stream.bus.consumer import Record
 from aif_stream.bus.letters import Letter, LetterBook, letter_of
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS
-from aif_stream.errors import TopicError
+from aif_stream.domain.decoding import fault_of
+from aif_stream.errors import BadEvent, TopicError
 from aif_stream.settings import Settings
+from aif_stream.telemetry import EVENTS_SKIPPED, kv
+
+log = logging.getLogger(__name__)
 
 _POLL_LETTERS: Final = 500  # whole ones: no more at once than a claim has (redrive.py)
 
@@ -51,7 +57,10 @@ class LetterLog:
         ends[0] = max(ends[0], at_least)
         while not await self._reader.caught_up(ends):
             for record in await self._reader.poll():
-                self.book.apply(record)
+                try:
+                    self.book.apply(record)
+                except Exception as error:  # noqa: BLE001  # the edge of one record
+                    _skip(record, fault_of(error))
         self.end = ends[0]
 
     async def letters(self, numbers: Sequence[int]) -> AsyncIterator[Letter]:
@@ -67,4 +76,20 @@ class LetterLog:
                 for record in await reader.poll(max_records=_POLL_LETTERS):
                     if record.offset in left:
                         left.discard(record.offset)
-                        yield letter_of(record, self._settings.topic_prefix)
+                        if (letter := _letter(record, self._settings.topic_prefix)) is not None:
+                            yield letter
+
+
+def _letter(record: Record, prefix: str) -> Letter | None:
+    try:
+        return letter_of(record, prefix)
+    except Exception as error:  # noqa: BLE001  # the edge of one record
+        _skip(record, fault_of(error))
+        return None
+
+
+def _skip(record: Record, fault: BadEvent) -> None:
+    """Count and log a record that cannot be read as a letter; the others are listed without it."""
+    EVENTS_SKIPPED.labels("letters", fault.reason).inc()
+    where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    log.error(kv("letter.unreadable", **where, problem=fault))

@@ -158,7 +158,7 @@ class Redrive:
         found = set()
         async for letter in self._log.letters(numbers):
             found.add(letter.head.number)
-            built = self._build(letter)
+            built = await self._build(letter)
             if isinstance(built, Outcome):
                 self.summary.add(built)
             else:
@@ -177,7 +177,7 @@ class Redrive:
         try:
             async for letter in self._log.letters(sorted(held)):
                 found.add(letter.head.number)
-                built = self._build(letter)
+                built = await self._build(letter)
                 if isinstance(built, Outcome):
                     self.summary.add(built)
                     if built.result == "dropped":
@@ -206,7 +206,7 @@ class Redrive:
         await self._mark(Step.HANDLED, claim, dropped, "dropped")
         await self._mark(Step.RELEASED, claim, sorted(held - {*done, *dropped}), "")
 
-    def _build(self, letter: Letter) -> Outgoing | Outcome:
+    async def _build(self, letter: Letter) -> Outgoing | Outcome:
         number = letter.head.number
         mend = self._mends[number] if self._mends is not None else None
         if mend is not None and mend.drop:
@@ -221,6 +221,8 @@ class Redrive:
             self._producer.check_size(record.topic, record.key, record.value, record.headers)
         except (BadInput, PublishError) as error:
             return Outcome(number, "refused", str(error))
+        if record.key is None and record.partition >= await self._producer.partitions_of(record.topic):
+            return Outcome(number, "refused", f"{record.topic} has no partition {record.partition}")
         return record
 
     async def _send(self, record: Outgoing) -> Ack:

@@ -32,12 +32,13 @@ async def show_letter(settings: Settings, number: int, as_json: bool) -> None:
     if not found:
         raise BadInput(f"the broker no longer has letter {number}", mend="aif dlq ls")
     if as_json:
-        click.echo(orjson.dumps(_shape(entry, found[0], settings)).decode())
+        click.echo(orjson.dumps(shape_of(entry, found[0], settings)).decode())
     else:
-        _print(entry, found[0], settings)
+        print_letter(entry, found[0], settings)
 
 
-def _shape(entry: Entry, letter: Letter, settings: Settings) -> dict[str, Any]:
+def shape_of(entry: Entry, letter: Letter, settings: Settings) -> dict[str, Any]:
+    """What ``--json`` prints."""
     shape: dict[str, Any] = orjson.loads(export_line(letter))
     return {
         **shape,
@@ -49,7 +50,7 @@ def _shape(entry: Entry, letter: Letter, settings: Settings) -> dict[str, Any]:
         "truncated_bytes": letter.head.truncated,
         "key_hex": letter.key.hex() if letter.key is not None else None,
         "value_hex": letter.value.hex() if letter.value is not None else None,
-        "headers_hex": {name: data.hex() for name, data in letter.headers},
+        "headers_hex": {name: None if data is None else data.hex() for name, data in letter.headers},
         "now": verdict(letter, settings),
     }
 
@@ -65,7 +66,8 @@ def verdict(letter: Letter, settings: Settings) -> str:
     return "usable"
 
 
-def _print(entry: Entry, letter: Letter, settings: Settings) -> None:
+def print_letter(entry: Entry, letter: Letter, settings: Settings) -> None:
+    """For people."""
     head = letter.head
     facts = {
         "letter": f"{head.number}, {entry.state.value}{f' ({entry.how} by {entry.by})' if entry.how else ''}",
@@ -107,7 +109,7 @@ def _value(value: bytes | None) -> str:
         return "no value (a tombstone)"
     try:
         return json.dumps(orjson.loads(value), indent=2, ensure_ascii=False)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, RecursionError):  # not JSON, or nested too deep to be indented
         pass
     try:
         return f"{len(value)} bytes, not JSON:\n{value.decode()}"

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aif_stream.bus.letters import ranges
+from aif_stream.cli.values import plain
 
 _GAP: Final = 2
 _WIDE: Final = 110  # columns that hold the longest topic, reason and field beside some numbers
@@ -22,7 +23,7 @@ def groups_table(groups: list[dict[str, Any]], width: int) -> RenderableType:
     parts: list[RenderableType] = []
     for topic in dict.fromkeys(group["topic"] for group in groups):
         parts += [
-            Text(topic, style="bold"),
+            Text(plain(topic), style="bold"),
             _groups([g for g in groups if g["topic"] == topic], width, topic=False),
             Text(),
         ]
@@ -47,13 +48,14 @@ def _groups(groups: list[dict[str, Any]], width: int, *, topic: bool) -> Table:
     table.add_column("numbers", no_wrap=True)
     for *cells, numbers in rows:
         # Cut here: a column that may not wrap takes its room from the others.
-        table.add_row(*cells, numbers if len(numbers) <= room else numbers[: max(room - 1, 0)] + "…")
+        # Text: what a letter says is no markup.
+        table.add_row(*map(Text, cells), numbers if len(numbers) <= room else numbers[: max(room - 1, 0)] + "…")
     return table
 
 
 def _cells(group: dict[str, Any], *, topic: bool) -> tuple[str, ...]:
     oldest, newest = _age(group["oldest_age_s"]), _age(group["newest_age_s"])
-    words = (group["topic"], group["reason"], group["field"])[0 if topic else 1 :]
+    words = [plain(group[name]) for name in ("topic", "reason", "field")[0 if topic else 1 :]]
     ages = (oldest, newest) if topic else (oldest if oldest == newest else f"{newest} – {oldest}",)
     return (str(group["count"]), *words, *ages, str(group["attempts"]), ranges(group["letters"]))
 
