@@ -69,7 +69,7 @@ class LagWatch(ConsumerBase):
         self._open_inner = self._create(client_id="aif-lag", max_partition_fetch_bytes=_FETCH_BYTES)
         try:
             with kafka_errors(self._settings, "opening the lag watch"):
-                await self._open_inner.start()
+                await self._start(self._open_inner)
                 admin = AIOKafkaAdminClient(client_id="aif-lag", **kafka_kwargs(self._settings))
                 self._stack.push_async_callback(admin.close)
                 await admin.start()

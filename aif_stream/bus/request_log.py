@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from aif_stream.bus.bulk import BulkWriter
+from aif_stream.bus.consumer import Record
 from aif_stream.bus.producer import Producer
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import REQUESTS, contracts_dir, load_topics
+from aif_stream.domain.decoding import fault_of
 from aif_stream.domain.envelope import BINARY, Envelope, to_headers
 from aif_stream.domain.request_log import (
     REQUEST_EVENT,
@@ -23,9 +25,9 @@ from aif_stream.domain.request_log import (
     encode_logged,
     is_sampled,
 )
-from aif_stream.errors import AifError, BadEvent, PublishError
+from aif_stream.errors import AifError, PublishError
 from aif_stream.settings import Settings
-from aif_stream.telemetry import REQUESTS_DROPPED, REQUESTS_LOGGED, kv
+from aif_stream.telemetry import EVENTS_SKIPPED, REQUESTS_DROPPED, REQUESTS_LOGGED, kv
 
 log = logging.getLogger(__name__)
 
@@ -201,17 +203,23 @@ async def read_requests(settings: Settings, since_ms: int, until_ms: int) -> Asy
         reader.seek(await reader.offsets_at(since_ms))
         while not await reader.caught_up(ends):
             for record in await reader.poll():
-                if record.value is None or record.timestamp >= until_ms + _LATE_MS:
+                if record.timestamp >= until_ms + _LATE_MS:
                     continue
-                try:
-                    logged = decode_logged(record.value)
-                except BadEvent as error:
-                    log.error(
-                        kv("request_log.unreadable", partition=record.partition, offset=record.offset, error=error)
-                    )
-                    continue
-                if since_ms <= logged.received_ms < until_ms:
+                logged = _decoded(record)
+                if logged is not None and since_ms <= logged.received_ms < until_ms:
                     yield logged
+
+
+def _decoded(record: Record) -> LoggedRequest | None:
+    """None for what cannot be read, which is counted and logged, and for a tombstone."""
+    try:
+        return None if record.value is None else decode_logged(record.value)
+    except Exception as error:  # noqa: BLE001  # the edge of one record
+        fault = fault_of(error)
+        EVENTS_SKIPPED.labels("requests", fault.reason).inc()
+        where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        log.error(kv("request_log.unreadable", **where, problem=fault))
+        return None
 
 
 async def latest_requests(settings: Settings, most: int) -> list[LoggedRequest]:
@@ -226,7 +234,7 @@ async def latest_requests(settings: Settings, most: int) -> list[LoggedRequest]:
         reader.seek({number: max(first[number], end - share) for number, end in ends.items()})
         while not await reader.caught_up(ends):
             for record in await reader.poll(most):
-                if record.value is not None:
-                    with contextlib.suppress(BadEvent):
-                        found.append(decode_logged(record.value))
+                logged = _decoded(record)
+                if logged is not None:
+                    found.append(logged)
     return sorted(found, key=lambda logged: logged.received_ms)[-most:]

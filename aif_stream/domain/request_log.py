@@ -14,13 +14,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from aif_stream.domain.candidates import id_of
-from aif_stream.domain.ids import HASHED_BIT, Keys
+from aif_stream.domain.decoding import MAX_COUNT, UNDECODABLE, check_plain
+from aif_stream.domain.events import Name, TimeMs
+from aif_stream.domain.ids import HASHED_BIT, MAX_ID_CHARS, Keys
 from aif_stream.domain.request import RankAnswer, RankedItem, RankRequest
 from aif_stream.errors import BadEvent
 
@@ -64,10 +67,10 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``coverage``, ``freshness`` and ``timings_ms`` are the answer's, not read here: a record outlives their changes.
     """
 
-    request_id: str
-    user_id: str
-    received_ms: int
-    k: int
+    request_id: Name
+    user_id: Name
+    received_ms: TimeMs
+    k: Annotated[int, Meta(ge=1, le=MAX_COUNT)]
     model_version: str
     named: bool
     items: list[RankedItem]
@@ -75,16 +78,16 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     freshness: Any
     degraded: list[str] = []
     timings_ms: Any
-    deadline_ms: float | None = None
+    deadline_ms: Annotated[float, Meta(gt=0)] | None = None
     context: dict[str, Any] = {}
     redacted: list[str] = []
     block: Block = "none"
     packed: int = 0
-    candidates: list[str] | None = None
+    candidates: list[Name] | None = None
 
 
 _HEAD: Final = msgspec.json.Decoder(LoggedRequest)
-_IDS: Final = msgspec.json.Decoder(list[str])
+_IDS: Final = msgspec.json.Decoder(list[Name])
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -184,10 +187,13 @@ def decode_logged(value: bytes) -> LoggedRequest:
     start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     try:
         head = _HEAD.decode(value[_LENGTH_BYTES:start])
+        if any(not 0 < len(item.item_id) <= MAX_ID_CHARS for item in head.items):
+            raise ValueError("an answered item has no id")
+        check_plain([head.coverage, head.freshness, head.timings_ms, head.context])
         if head.block == "none":
             return head
         candidates, items = _split(value[start:], head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except UNDECODABLE as error:
         raise BadEvent("unreadable", f"not a record of the request log: {error}") from None
     return msgspec.structs.replace(head, candidates=candidates, items=items, packed=0)
 
@@ -203,9 +209,11 @@ def _split(body: bytes, head: LoggedRequest) -> tuple[list[str], list[RankedItem
     candidates = [str(key) for key in _numbers(body[:end], head.block)]
     if not count:
         return candidates, head.items
-    keys = np.frombuffer(body, width, count, end).tolist()
-    scores = np.frombuffer(body, _SCORE, count, end + count * width.itemsize).tolist()
-    return candidates, [RankedItem(str(key), score) for key, score in zip(keys, scores, strict=True)]
+    keys = np.frombuffer(body, width, count, end)
+    scores = np.frombuffer(body, _SCORE, count, end + count * width.itemsize)
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    return candidates, [RankedItem(str(key), score) for key, score in zip(keys.tolist(), scores.tolist(), strict=True)]
 
 
 def to_line(logged: LoggedRequest) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from aif_stream.domain.decoding import UNDECODABLE
 from aif_stream.domain.events import Id, TimeMs
 from aif_stream.domain.ids import canonical_id
 from aif_stream.domain.request import RankedItem
@@ -171,7 +172,7 @@ def _decode(text: bytes, number: int) -> _Line:
     try:
         line = _LINE.decode(text)
         canonical_id(line.user_id, "user_id")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise BadInput(f"line {number} is no request: {error}", mend="contract: user_id and received_ms") from None
     return line
 
