@@ -22,11 +22,10 @@ import numpy as np
 from aif_stream.bus.topics import load_topics, partition_counts
 from aif_stream.domain.candidates import MEDIA_TYPE, Candidates, encode_candidates
 from aif_stream.embedded.broker import EmbeddedBroker
-from aif_stream.embedded.process import free_ports
+from aif_stream.embedded.process import end_with_owner, free_ports
 from aif_stream.embedded.redis import EmbeddedRedis
 from aif_stream.model.config import ModelConfig
 from aif_stream.model.version import ModelVersion
-from aif_stream.orphans import end_with_owner
 from aif_stream.runtime.filled_index import CATEGORIES, CONTENT, fill, publish_active
 from aif_stream.settings import Settings, handed_on
 

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from aif_stream import __version__
-from aif_stream.cli.entry import leave
+from aif_stream.cli.ending import leave
 from aif_stream.errors import AifError
 
 # verb -> module of this package that defines it under the verb's name. Imported when it is called or listed,

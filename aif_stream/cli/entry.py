@@ -1,36 +1,24 @@
-"""What every verb begins with: settings read once, logging set up, a loop with a clean stop, an end in time."""
+"""What every verb begins with: settings read once, logging set up, a loop with a clean stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import logging
-import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from aif_stream import settings as settings_module
-from aif_stream.telemetry import configure_logging, kv, stand_still
-
-log = logging.getLogger(__name__)
+from aif_stream.cli.ending import LoopThreads, StopLimit, leave_at_once
+from aif_stream.telemetry import configure_logging, stand_still
 
 _T = TypeVar("_T")
 # One "stop" often arrives twice (`timeout`, a process group): the second within this time is the same one.
 _ECHO_S: Final = 2.0
-# A process that was told to stop has ended after 10 s, whatever it computes; container engines kill it then.
-_LIMIT_S: Final = 9.0
-_KILL_S: Final = 0.9  # and if Python does not get so far, the kernel ends it so much later
-_THREADS_S: Final = 2.0  # what threads still compute at the very end is nobody's any more
-_LEFT: Final = threading.Event()  # the exit code is known
 
 
 def with_settings(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,11 +52,12 @@ def run_role(
     The process ends within 10 s of the first, or of the role setting the event itself: ``limited`` False is for a
     role that waits for child processes, which have that limit themselves.
     """
-    limit = _Limit() if limited else None
+    limit = StopLimit() if limited else None
+    leave_at_once()
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_Helpers())
+        loop.set_default_executor(LoopThreads())
         stop, own = asyncio.Event(), asyncio.current_task()
         first_s = 0.0
 
@@ -102,58 +91,7 @@ def run_role(
             raise click.Abort from None
 
 
-async def _begins(stop: asyncio.Event, limit: _Limit | None) -> None:
+async def _begins(stop: asyncio.Event, limit: StopLimit | None) -> None:
     await stop.wait()
     if limit is not None:
         limit.begin()
-
-
-def leave(code: int) -> NoReturn:
-    """Exit with ``code``; threads that still compute are not waited for."""
-
-    def cut() -> None:
-        time.sleep(_THREADS_S)
-        _exit(code)
-
-    threading.Thread(target=cut, name="leave", daemon=True).start()
-    _LEFT.set()
-    sys.exit(code)
-
-
-class _Limit:
-    """Ends the process ``_LIMIT_S`` after ``begin``: with a log line and exit code 1, else by SIGALRM.
-
-    The thread is there before a role lowers its priority, and ``begin`` may be called by a signal handler.
-    """
-
-    def __init__(self) -> None:
-        self._begun = threading.Event()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        threading.Thread(target=self._watch, name="stop-limit", daemon=True).start()
-
-    def begin(self) -> None:
-        if not self._begun.is_set():
-            signal.setitimer(signal.ITIMER_REAL, _LIMIT_S + _KILL_S)
-            self._begun.set()
-
-    def _watch(self) -> None:
-        self._begun.wait()
-        time.sleep(_LIMIT_S)
-        if not _LEFT.is_set():
-            busy = ",".join(thread.name for thread in threading.enumerate() if not thread.daemon)
-            log.error(kv("role.stop_cut", after_s=_LIMIT_S, threads=busy, hint="what was not committed comes again"))
-            _exit(1)
-
-
-class _Helpers(ThreadPoolExecutor):
-    """The loop's threads. A loop that ends does not wait for what they compute."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
-
-
-def _exit(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)

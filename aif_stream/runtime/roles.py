@@ -15,7 +15,7 @@ from aif_stream.settings import handed_on
 
 # A role imports torch (2-4 s on a busy machine) and may read an index back; a start beyond this is stuck.
 START_DEADLINE_S = 180.0
-STOP_DEADLINE_S = 20.0  # each ends within 10 s (cli/entry.py); the rest is for a host that is busy
+STOP_DEADLINE_S = 20.0  # each ends within 10 s (cli/ending.py); the rest is for a host that is busy
 _WATCH_S = 0.5
 
 
@@ -56,8 +56,7 @@ class Roles:
         while True:
             for process in self._running:
                 if not process.running:
-                    how = f"{process.name} ended by itself ({process.how_ended}): {process.last_error()}"
-                    raise AifError(how, mend=f"read {process.log}")
+                    raise AifError(process.account("ended by itself"), mend=f"read {process.log}")
             await asyncio.sleep(_WATCH_S)
 
     async def stop(self) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aif_stream.bench import join
-from aif_stream.orphans import end_with_owner
+from aif_stream.embedded.process import end_with_owner
 
 HERE = Path(__file__).resolve().parent
 

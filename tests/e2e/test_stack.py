@@ -229,7 +229,7 @@ async def test_role_that_dies_is_the_cause_that_aif_up_ends_with(tmp_path: Path)
         async with asyncio.timeout(90):
             assert await stack.process.wait() == 1
         lines = stack.err.read_text().strip().splitlines()
-        assert lines[-1].startswith("error: aif nearline ended by itself (SIGKILL)")
+        assert lines[-1].startswith("error: aif nearline ended by itself (SIGKILL) → read ")
         assert "nearline.started" in await asyncio.to_thread(Path(lines[-1].rsplit("read ", 1)[1]).read_text)
         assert any("aif monitor did not stop within 20 s and was killed" in line for line in lines)
         assert not any("Traceback" in line for line in lines)

@@ -125,7 +125,7 @@ async def test_child_that_fails_while_it_stops_is_told_of(tmp_path: Path) -> Non
         return "up" in server.log.read_text()
 
     await server.wait_ready(up, 60)
-    assert await server.stop(60) == "server ended with exit code 1 when it was stopped: error: the disk is full"
+    assert await server.stop(60) == "server did not stop in order (exit code 1): error: the disk is full"
 
 
 async def test_child_that_stops_in_order_is_not_told_of(tmp_path: Path) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+
+import pytest
 
 from aif_stream.bus.reader import LogReader
 from aif_stream.bus.topics import DEAD_LETTERS
 from aif_stream.embedded.broker import EmbeddedBroker
+from aif_stream.explain.worker import ATTEMPTS
 from tests.integration.explain.conftest import IDS, serving, worker
 from tests.online_builders import online_settings
 from tests.redis_pair import redis_pair
 from tests.stack import eventually, topics
 
 
-async def test_explanations_wait_for_the_new_primary(tmp_path: Path) -> None:
+async def test_explanations_wait_for_the_new_primary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with EmbeddedBroker(topics()) as broker, redis_pair() as pair:
         settings = online_settings(
             broker.bootstrap,
@@ -40,7 +42,11 @@ async def test_explanations_wait_for_the_new_primary(tmp_path: Path) -> None:
                 await eventually(unready, what="the worker is not ready")
                 answered = await stack.client.rank("ann", candidates=IDS, k=5)
                 assert len(answered["items"]) == 5
-                await asyncio.sleep(1.0)  # tries meanwhile count against no explanation
+
+                async def tried() -> bool:  # more often than a method that raises is tried
+                    return caplog.text.count(f"explanation.again explanation={asked[0]}") > ATTEMPTS
+
+                await eventually(tried, what="an explanation has been tried again and again")
                 pair.address.target = pair.second.port
                 states = [(await stack.ended(name))["state"] for name in asked]
                 assert states == ["complete"] * len(asked)
