@@ -16,6 +16,8 @@ AifError                     what happened, where, and the next step
 ├── UpstreamError            retrieval failed, was slow, or answered nonsense
 ├── Overloaded               the server sheds this request
 ├── EmbeddedError            the development broker or Redis did not start
+├── DataFolderError          the folder of `aif up --data` cannot be used
+│   └── DataFolderConflict   … because it was created with other options
 └── TrainingDataError        a data set is unusable: names file, line and mend
 """
 
@@ -120,6 +122,14 @@ class Overloaded(AifError):
 
 class EmbeddedError(AifError):
     """The embedded broker, Redis or the local Kafka did not start."""
+
+
+class DataFolderError(AifError):
+    """The folder of ``aif up --data`` cannot be read, written or used by this release. Names the file."""
+
+
+class DataFolderConflict(DataFolderError):
+    """The folder was created with other options."""
 
 
 class TrainingDataError(AifError):

@@ -1,0 +1,342 @@
+"""A journal and a new broker: records, orders, positions and versions are what they were before the restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from aif_stream.bus.consuming import Partition
+from aif_stream.bus.groups import EXPLAIN_GROUPS, ITEMS_GROUP
+from aif_stream.bus.letter_log import LetterLog
+from aif_stream.bus.producer import Producer
+from aif_stream.bus.topics import (
+    BEHAVIORS,
+    DEAD_LETTERS,
+    EXPLANATION_REQUESTS,
+    ITEM_UPDATES,
+    MODEL_UPDATES,
+    N2O_ROWS,
+    REQUESTS,
+    USER_UPDATES,
+)
+from aif_stream.bus.versions import publish_version, read_versions
+from aif_stream.domain.ids import key_of
+from aif_stream.domain.order import Order
+from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.errors import DataFolderError
+from aif_stream.index.connection import open_redis
+from aif_stream.index.item_codec import ItemWrite, StoredItem
+from aif_stream.index.keys import Buckets
+from aif_stream.index.store import N2OStore
+from aif_stream.model.artefact import manifest_sha256
+from aif_stream.retrieval.feeds import Feeds
+from aif_stream.settings import Settings
+from tests.journal_builders import Life, everything, life
+from tests.nearline_builders import T0_MS, Events, artefact, item_line, worker
+from tests.stack import eventually
+
+ALL = (BEHAVIORS, DEAD_LETTERS, REQUESTS, *EXPLANATION_REQUESTS.values())
+
+
+async def stored(settings: Settings, *names: str) -> list[StoredItem | None]:
+    async with open_redis(settings) as redis:
+        store = N2OStore(redis, Buckets(settings.index_buckets))
+        return await store.read_items([key_of(name) for name in names])
+
+
+async def produce(settings: Settings, topics: tuple[str, ...], count: int) -> None:
+    async with Producer(settings, "test", linger_ms=0) as producer:
+        for topic in topics:
+            acks = []
+            for n in range(count):
+                value = None if n % 7 == 0 else b"%s %d" % (topic.encode(), n) * 10
+                ack = await producer.send(topic, b"k%d" % (n % 11), value, [("ce_id", b"%d" % n), ("empty", b"")])
+                acks.append(ack)
+                if n % 2:
+                    await ack  # a batch of its own
+            await asyncio.gather(*acks)
+
+
+async def test_records_keep_offset_time_and_bytes(redis_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    async with life(folder, redis_url, tmp_path) as first:
+        await produce(first.settings, (*ALL, N2O_ROWS), 40)
+        before = {topic: await everything(first.settings, topic) for topic in ALL}
+    for _ in range(2):
+        async with life(folder, redis_url, tmp_path) as again:
+            for topic in ALL:
+                assert len(before[topic]) == 40
+                assert await everything(again.settings, topic) == before[topic]
+            assert await everything(again.settings, N2O_ROWS) == [], "mirrors load from Redis"
+    async with life(folder, redis_url, tmp_path) as again:
+        await produce(again.settings, (BEHAVIORS,), 1)
+        (new,) = set(await everything(again.settings, BEHAVIORS)) - set(before[BEHAVIORS])
+        assert new[1] == 1 + max(at for number, at, *_ in before[BEHAVIORS] if number == new[0])
+
+
+async def test_stop_keeps_every_acknowledged_record(redis_url: str, tmp_path: Path) -> None:
+    """A producer that goes on until it is refused: what it was told is there afterwards."""
+    acknowledged: list[int] = []
+
+    async def go_on(settings: Settings, under_way: asyncio.Event) -> None:
+        async with Producer(settings, "test", linger_ms=0) as producer:
+            producer.close_deadline_s = 0.0
+            for n in range(10**6):
+                ack = await producer.send(BEHAVIORS, b"k", b"%d" % n, [])
+                await ack
+                acknowledged.append(n)
+                under_way.set()
+
+    async with life(tmp_path / "journal", redis_url, tmp_path) as first:
+        under_way = asyncio.Event()
+        going_on = asyncio.create_task(go_on(first.settings, under_way))
+        await under_way.wait()
+    going_on.cancel()
+    await asyncio.gather(going_on, return_exceptions=True)
+    async with life(tmp_path / "journal", redis_url, tmp_path) as again:
+        kept = [int(value) for *_, value, _ in await everything(again.settings, BEHAVIORS)]
+    assert kept[: len(acknowledged)] == acknowledged
+
+
+async def test_kill_at_any_moment_loses_only_the_last_records(redis_url: str, tmp_path: Path) -> None:
+    """A copy of the folder, made while records arrive, is what SIGKILL would have left."""
+    folder, copies = tmp_path / "journal", []
+    async with life(folder, redis_url, tmp_path) as first:
+        publishing = asyncio.create_task(produce(first.settings, (DEAD_LETTERS,), 600))
+        while not publishing.done():
+            await asyncio.sleep(0)
+            if first.journal.files[Partition(DEAD_LETTERS, 0)].end >= 100 * len(copies):
+                copies.append(tmp_path / f"copy-{len(copies)}")
+                await asyncio.to_thread(shutil.copytree, folder, copies[-1])
+        await publishing
+        before = await everything(first.settings, DEAD_LETTERS)
+    assert len(copies) >= 3
+    for number, copy in enumerate(copies):
+        (newest,) = sorted((copy / DEAD_LETTERS / "0").glob("*.log"))
+        os.truncate(newest, max(0, newest.stat().st_size - number))  # a write that was under way
+        async with life(copy, redis_url, tmp_path) as again:
+            kept = await everything(again.settings, DEAD_LETTERS)
+            assert kept == before[: len(kept)]
+            assert len(kept) >= 100 * number - 2, "at most the torn batch is missing"
+
+
+async def test_letters_keep_their_numbers_when_old_ones_are_gone(redis_url: str, tmp_path: Path) -> None:
+    async with life(tmp_path / "journal", redis_url, tmp_path) as first:
+        async with Producer(first.settings, "test", linger_ms=0) as producer:
+            for _ in range(30):
+                await (await producer.send(DEAD_LETTERS, b"k", os.urandom(400_000), [("aif_reason", b"test")]))
+        before = await everything(first.settings, DEAD_LETTERS)
+        await eventually(first.is_kept, what="the journal has caught up")
+    async with life(tmp_path / "journal", redis_url, tmp_path) as again:
+        assert await everything(again.settings, DEAD_LETTERS) == before, "what the broker held, it holds again"
+        assert before[0][1] > 0
+        async with LetterLog(again.settings) as letters:
+            assert list(letters.book.entries) == [at for _, at, *_ in before]
+    size = sum(path.stat().st_size for path in (tmp_path / "journal" / DEAD_LETTERS / "0").glob("*.log"))
+    assert size < 7 * 1024 * 1024, "the folder is bounded"
+
+
+async def test_batch_with_a_wrong_crc_does_not_stop_the_journal(redis_url: str, tmp_path: Path) -> None:
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    builder.append(0, T0_MS, b"k", b"value", [])
+    good = bytes(builder.build())
+    async with life(tmp_path / "journal", redis_url, tmp_path) as first:
+        for data in (good, good[:-1] + b"?", good):
+            await first.log.append({Partition(BEHAVIORS, 3): data})
+        await eventually(first.is_kept, what="the journal has caught up")
+    async with life(tmp_path / "journal", redis_url, tmp_path) as again:
+        assert (await again.log.ends([Partition(BEHAVIORS, 3)]))[Partition(BEHAVIORS, 3)] == 3
+        assert [(at, value) for _, at, _, _, value, _ in await everything(again.settings, BEHAVIORS)] == [
+            (0, b"value"),
+            (2, b"value"),
+        ]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_new_event_never_loses_to_an_old_offset(redis_url: str, tmp_path: Path, killed: bool) -> None:
+    """Order is (event time, offset), kept in Redis. ``killed``: the journal lacks records whose effects Redis has, more
+    of them than SIGKILL would take."""
+    folder = tmp_path / "journal"
+    async with life(folder, redis_url, tmp_path) as first:
+        await eventually(first.is_kept, what="the journal has caught up")
+        await asyncio.to_thread(shutil.copytree, folder, tmp_path / "copy")
+        async with worker(first.settings), Producer(first.settings, "test") as producer:
+            events = Events(producer)
+            for price in range(5):
+                await events.item("one", T0_MS, attributes={"price": price})
+            await events.item("two", T0_MS)
+            await eventually(lambda: are_stored(first.settings, "one", "two"), what="both items are stored")
+        (old,) = await stored(first.settings, "one")
+    assert old is not None
+    for _ in range(2):
+        async with life(tmp_path / "copy" if killed else folder, redis_url, tmp_path) as again, worker(again.settings):
+            async with Producer(again.settings, "test") as producer:
+                events = Events(producer)
+                await events.item("one", T0_MS - 1, attributes={"price": -1})
+                order = Order(T0_MS, await events.item("one", T0_MS, attributes={"price": 99}))
+            assert order > old.order
+            old = await eventually(partial(stored_with, again.settings, "one", order), what="the new event is stored")
+            assert json.loads(old.payload)["attributes"] == {"price": 99}
+
+
+async def stored_with(settings: Settings, name: str, order: Order) -> StoredItem | None:
+    (found,) = await stored(settings, name)
+    return found if found is not None and found.order == order else None
+
+
+async def are_stored(settings: Settings, *names: str) -> bool:
+    return all(item is not None for item in await stored(settings, *names))
+
+
+async def test_updates_that_nobody_read_are_processed_after_a_restart(redis_url: str, tmp_path: Path) -> None:
+    """And those that were read are not processed again: no second dead letter, no second row."""
+    folder = tmp_path / "journal"
+    async with life(folder, redis_url, tmp_path) as first:
+        async with worker(first.settings), Producer(first.settings, "test") as producer:
+            await Events(producer).item("read", T0_MS, value=b"{")
+            await Events(producer).item("read", T0_MS)
+            await Events(producer).user("anna", T0_MS, {"city": "oslo"})
+            await eventually(lambda: are_stored(first.settings, "read"), what="the first item is stored")
+            await eventually(lambda: everything(first.settings, DEAD_LETTERS), what="the bad one is put aside")
+        async with Producer(first.settings, "test") as producer:
+            await Events(producer).item("unread", T0_MS)
+            await Events(producer).item("unread", T0_MS, value=b"{")
+            await Events(producer).user("bert", T0_MS, {"city": "rome"})
+    async with life(folder, redis_url, tmp_path) as again:
+        assert [record[3] for record in await everything(again.settings, USER_UPDATES)] == [b"bert"]
+        assert {record[3] for record in await everything(again.settings, ITEM_UPDATES)} == {b"read", b"unread"}
+        async with worker(again.settings):
+            await eventually(lambda: are_stored(again.settings, "unread"), what="the second item is stored")
+
+            async def letters() -> bool:
+                return len(await everything(again.settings, DEAD_LETTERS)) == 2
+
+            await eventually(letters, what="each bad record is a dead letter, once")
+
+
+async def test_commits_of_a_group_survive(redis_url: str, tmp_path: Path) -> None:
+    (group, topic), *_ = EXPLAIN_GROUPS.items()
+    places = {Partition(topic, 0): 3, Partition(topic, 1): 1}
+    async with life(tmp_path / "journal", redis_url, tmp_path) as first:
+        await produce(first.settings, (topic,), 40)
+        await first.log.commit(group, places)
+    async with life(tmp_path / "journal", redis_url, tmp_path) as again:
+        assert await again.log.commits(group, [Partition(topic, n) for n in range(4)]) == places
+
+
+async def test_quiet_groups_have_no_lag_after_a_restart(redis_url: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        async with life(tmp_path / "journal", redis_url, tmp_path) as first, worker(first.settings):
+            async with Producer(first.settings, "test") as producer:
+                await Events(producer).item("one", T0_MS)
+            partitions = [partition for partition in first.journal.files if partition.topic == ITEM_UPDATES]
+
+            async def committed(life: Life = first, wanted: list[Partition] = partitions) -> bool:
+                return await life.log.commits(ITEMS_GROUP, wanted) == await life.log.ends(wanted)
+
+            await eventually(committed, what="every partition is committed to its end")
+
+
+async def test_versions_keep_state_number_and_artefact_of_a_moved_folder(redis_url: str, tmp_path: Path) -> None:
+    home, moved = tmp_path / "home", tmp_path / "moved"
+    sha = manifest_sha256(artefact(home / "models" / "m1"))
+    records = [
+        VersionRecord(version=name, state=state, artefact=str(where), manifest_sha256=sha, created_ms=1, activation=n)
+        for name, state, where, n in (
+            ("m1", VersionState.READY, home / "models" / "m1", 0),
+            ("m2", VersionState.ACTIVE, "/elsewhere/m2", 1),
+            ("m1", VersionState.ACTIVE, home / "models" / "m1", 2),
+            ("m3", VersionState.RETIRED, "/elsewhere/m3", 0),
+        )
+    ]
+    async with life(home / "journal", redis_url, home) as first:
+        async with Producer(first.settings, "test") as producer:
+            for record in records:
+                await publish_version(producer, record)
+            await (await producer.send(MODEL_UPDATES, b"m1", b"[" * 3000, []))
+        before = await read_versions(first.settings)
+    home.rename(moved)
+    for _ in range(2):
+        async with life(moved / "journal", redis_url, moved) as again:
+            book = await read_versions(again.settings)
+            assert (book.active, book.activation, book.state_of("m2")) == ("m1", 2, VersionState.READY)
+            assert book.records.pop("m1") == with_artefact(before.records["m1"], str(moved / "models" / "m1"))
+            assert book.records == {name: before.records[name] for name in ("m2", "m3")}
+            assert len(await everything(again.settings, MODEL_UPDATES)) == 3, "one record per version"
+
+
+def with_artefact(record: VersionRecord, artefact: str) -> VersionRecord:
+    return msgspec.structs.replace(record, artefact=artefact)
+
+
+async def test_more_items_than_the_broker_holds_reach_retrieval(redis_url: str, tmp_path: Path) -> None:
+    """Restoring waits for retrieval: 8 MB in one partition, of which the broker keeps 5 MiB."""
+    names = [str(n) for n in range(400)]
+    folder = tmp_path / "journal"
+    one = {ITEM_UPDATES: 1}
+    async with life(folder, redis_url, tmp_path, partitions=one) as first, worker(first.settings):
+        pass
+    async with open_redis(first.settings) as redis:
+        store = N2OStore(redis, Buckets(first.settings.index_buckets))
+        for n, name in enumerate(names):
+            payload = item_line(name, note=os.urandom(20_000).hex())
+            await store.write_live([ItemWrite(key_of(name), name, Order(T0_MS, n), payload)], {})
+    feeds: list[Feeds] = []
+    async with asyncio.TaskGroup() as tasks:
+
+        def reader(settings: Settings) -> Callable[[int], Awaitable[None]]:
+            feeds.append(Feeds(settings))
+            reading = tasks.create_task(feeds[0].run())
+            tasks.create_task(until_read(feeds[0], len(names), reading))
+
+            async def read_back(count: int) -> None:
+                await eventually(lambda: has_read(feeds[0], count), what=f"retrieval has read {count} items")
+
+            return read_back
+
+        async with life(folder, redis_url, tmp_path, reader=reader, partitions=one) as again:
+            assert again.items == len(names)
+            await eventually(lambda: has_read(feeds[0], len(names)), what="retrieval knows every item")
+            in_broker = await everything(again.settings, ITEM_UPDATES)
+            assert len(in_broker) < len(names), "the broker has dropped the oldest"
+
+
+async def has_read(feeds: Feeds, count: int) -> bool:
+    return feeds.catalogue.alive >= count
+
+
+async def until_read(feeds: Feeds, count: int, reading: asyncio.Task[None]) -> None:
+    await eventually(lambda: has_read(feeds, count), what="retrieval knows every item", within_s=100)
+    reading.cancel()
+
+
+async def test_full_disk_ends_the_journal_with_the_file_and_a_hint(redis_url: str, tmp_path: Path) -> None:
+    problem = rf"{BEHAVIORS}/\d/0+.log: No space left on device → free space"
+    with pytest.raises(DataFolderError, match=problem):  # noqa: PT012 - raised where the journal is closed
+        async with life(tmp_path / "journal", redis_url, tmp_path) as first:
+            for files in first.journal.files.values():
+                os.close(files._last)
+                files._last = os.open("/dev/full", os.O_WRONLY)  # stands in for a disk that is full from now on
+            await produce(first.settings, (BEHAVIORS,), 1)
+            await asyncio.wait_for(first.journal.failed(), 30)
+
+
+async def test_emptied_redis_is_noticed(redis_url: str, tmp_path: Path) -> None:
+    async with life(tmp_path / "journal", redis_url, tmp_path) as first, worker(first.settings):
+        async with Producer(first.settings, "test") as producer:
+            await Events(producer).item("one", T0_MS)
+        await eventually(lambda: are_stored(first.settings, "one"), what="the item is stored")
+    async with open_redis(first.settings) as redis:
+        await redis.everywhere("FLUSHALL")
+    with pytest.raises(DataFolderError, match="Redis is empty"):
+        async with life(tmp_path / "journal", redis_url, tmp_path):
+            pass
