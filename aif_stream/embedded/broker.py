@@ -6,6 +6,7 @@ never takes the GIL, behind ``rd_kafka_mock_*``. The wheel's shared library is l
 
 - Log: in RAM, 5 MiB (as sent, so compression helps) or 100,000 batches per partition; then the oldest batch vanishes
   and ``auto_offset_reset="earliest"`` skips silently. One batch above 5 MiB is acknowledged and lost. No compaction.
+  Persistence is added by embedded/journal.py.
 - Time: record timestamps are the producer's (CreateTime), never LogAppendTime; the acknowledgement carries the constant
   timestamp 1234; ``offsets_for_times`` finds nothing.
 - Fetch: an idle fetch is not woken by a new record, it answers after the whole ``fetch_max_wait_ms`` (set 20 or less);

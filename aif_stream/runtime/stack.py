@@ -32,7 +32,7 @@ from aif_stream.runtime.catalogue import Catalogue, seed
 from aif_stream.runtime.data_folder import DataFolder, numbers, open_folder
 from aif_stream.runtime.first_model import first_model
 from aif_stream.runtime.readers import Readers
-from aif_stream.runtime.readiness import answered_in_full
+from aif_stream.runtime.readiness import answered_in_full, explained
 from aif_stream.runtime.restore import Restore
 from aif_stream.runtime.roles import Roles, until_ready
 from aif_stream.runtime.traffic import live_traffic
@@ -176,15 +176,16 @@ async def _bring_up(
             items = catalogue.items
         if folder is not None and is_new:
             folder.seeded()
-        report("starting the server")
-        serve = serve or roles.start("serve")
+        if serve is None:
+            report("starting the server")
+            serve = roles.start("serve")
         active = (await read_versions(settings)).active is not None
         # Without an active version a server is alive, but never ready.
         await until_ready(session, f"{settings.serve_url}/{'readyz' if active else 'livez'}", serve)
         monitor = roles.start("monitor")
-        if active:
-            await answered_in_full(settings, session, report, items=items > 0, insist=is_new)
+        asked = await answered_in_full(settings, session, report, items=items > 0, insist=is_new) if active else []
         await until_ready(session, f"http://{settings.host}:{settings.explain_port}/readyz", roles.named("explain"))
+        await explained(settings, session, report, asked)
         await until_ready(session, f"http://{settings.host}:{settings.monitor_port}/readyz", monitor)
         return active
 

@@ -34,6 +34,7 @@ from tests.e2e.up import Up, ended, running
 from tests.model_builders import make_items, small_version
 from tests.stack import eventually
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for two starts of six processes
 ITEMS = 80
 USER, STRANGER = "anna", "nobody"
 
@@ -150,7 +151,8 @@ async def test_first_explanation_after_the_ready_line_completes(again: Up) -> No
         async with again.http.get(f"{again.url}/v1/explanations/{name}") as reply:
             return reply.status == 200 and (await reply.json())["state"] == "complete"
 
-    await eventually(complete, what="the explanation is complete")
+    # At the lowest priority of the operating system: on a busy machine it takes what others leave.
+    await eventually(complete, what="the explanation is complete", within_s=300)
 
 
 async def test_versions_letters_and_requests_survive_a_restart(kept: Kept, again: Up) -> None:

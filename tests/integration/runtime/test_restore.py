@@ -34,6 +34,7 @@ from aif_stream.domain.order import Order
 from aif_stream.domain.versions import VersionRecord, VersionState
 from aif_stream.errors import DataFolderError
 from aif_stream.index.connection import open_redis
+from aif_stream.index.histories import HistoryStore
 from aif_stream.index.item_codec import ItemWrite, StoredItem
 from aif_stream.index.keys import Buckets
 from aif_stream.index.store import N2OStore
@@ -174,23 +175,33 @@ async def test_new_event_never_loses_to_an_old_offset(redis_url: str, tmp_path: 
             for price in range(5):
                 await events.item("one", T0_MS, attributes={"price": price})
             await events.item("two", T0_MS)
+            for age in range(5):
+                await events.user("anna", T0_MS, {"age": age})
             await eventually(lambda: are_stored(first.settings, "one", "two"), what="both items are stored")
         (old,) = await stored(first.settings, "one")
     assert old is not None
-    for _ in range(2):
+    for start in range(2):
         async with life(tmp_path / "copy" if killed else folder, redis_url, tmp_path) as again, worker(again.settings):
             async with Producer(again.settings, "test") as producer:
                 events = Events(producer)
                 await events.item("one", T0_MS - 1, attributes={"price": -1})
                 order = Order(T0_MS, await events.item("one", T0_MS, attributes={"price": 99}))
+                await events.user("anna", T0_MS, {"start": start})
             assert order > old.order
             old = await eventually(partial(stored_with, again.settings, "one", order), what="the new event is stored")
             assert json.loads(old.payload)["attributes"] == {"price": 99}
+            await eventually(partial(profile_is, again.settings, {"start": start}), what="the new profile is stored")
 
 
 async def stored_with(settings: Settings, name: str, order: Order) -> StoredItem | None:
     (found,) = await stored(settings, name)
     return found if found is not None and found.order == order else None
+
+
+async def profile_is(settings: Settings, attributes: dict[str, int]) -> bool:
+    async with open_redis(settings) as redis:
+        found = await HistoryStore(redis, settings.history_long).read(key_of("anna"))
+    return found.attributes == attributes
 
 
 async def are_stored(settings: Settings, *names: str) -> bool:
