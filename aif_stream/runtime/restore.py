@@ -34,7 +34,7 @@ from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, MODEL_UPDATES
 from aif_stream.domain.events import EventType
 from aif_stream.domain.versions import VersionRecord, decode_version
 from aif_stream.embedded.journal import GROUPS, UNTIL_COMMITTED, Journal
-from aif_stream.errors import AifError, ArtefactError, DataFolderError, EmbeddedError, PublishError
+from aif_stream.errors import AifError, ArtefactError, EmbeddedError, PublishError
 from aif_stream.index.connection import Redis
 from aif_stream.index.keys import LAYOUT_KEY, Buckets
 from aif_stream.index.marks import MarkBook
@@ -73,8 +73,7 @@ class Restore:
 
     async def logs(self) -> None:
         """Restore the topics that keep their offsets, versions, and the commits of groups without marks."""
-        await self._check_redis()
-        self._marks = await self._old_marks()
+        self._marks = await self._old_marks() if await self._has_redis() else {}
         live = {*UNTIL_COMMITTED, MODEL_UPDATES}
         same = [partition for partition in self._journal.files if partition.topic not in live]
         await self._append({p: joined(self._journal.files[p].batches()) for p in same})
@@ -128,6 +127,7 @@ class Restore:
         for partition in files:
             if partition.topic == BEHAVIORS:
                 places[partition] = min(places.get(partition, 0), files[partition].end)
+        await N2OStore(self._redis, Buckets(self._settings.index_buckets)).ensure_layout()
         await self._journal.save()
         await self._name(places)
         for partition, end in ends.items():
@@ -207,15 +207,13 @@ class Restore:
                         log.error(kv("records.lost", topic=topic, partition=partition.number, **lost))
         return found
 
-    async def _check_redis(self) -> None:
-        """Raise ``DataFolderError`` if Redis is empty although nearline has processed records of this journal."""
-        commits = self._journal.state.commits
-        used = any(at > 0 for group in LIVE_GROUPS for at in commits.get(group, {}).values())
-        if used and not await self._redis.call("EXISTS", LAYOUT_KEY):
-            raise DataFolderError(
-                "Redis is empty, but the journal belongs to one with data",
-                mend="restore the folder's redis directory from a copy, or use another folder",
-            )
+    async def _has_redis(self) -> bool:
+        """False, with an error in the log, if Redis is empty although the journal's records have been processed. Then
+        everything that the journal still has is processed again."""
+        if not self._journal.state.identities or await self._redis.call("EXISTS", LAYOUT_KEY):
+            return True
+        log.error(kv("redis.empty", hint="stop and restore the folder's redis directory from a copy, if there is one"))
+        return False
 
     async def _name(self, places: Mapping[Partition, int]) -> None:
         """Write marks and commits for the new broker, then name it in ``state.json``, then delete the old marks."""

@@ -32,14 +32,17 @@ from aif_stream.bus.versions import publish_version, read_versions
 from aif_stream.domain.ids import key_of
 from aif_stream.domain.order import Order
 from aif_stream.domain.versions import VersionRecord, VersionState
+from aif_stream.embedded.segments import Segments
 from aif_stream.errors import DataFolderError
 from aif_stream.index.connection import open_redis
 from aif_stream.index.histories import HistoryStore
 from aif_stream.index.item_codec import ItemWrite, StoredItem
 from aif_stream.index.keys import Buckets
+from aif_stream.index.marks import MarkBook
 from aif_stream.index.store import N2OStore
 from aif_stream.model.artefact import manifest_sha256
 from aif_stream.retrieval.feeds import Feeds
+from aif_stream.runtime.restore import Restore
 from aif_stream.settings import Settings
 from tests.journal_builders import Life, everything, life
 from tests.nearline_builders import T0_MS, Events, artefact, item_line, worker
@@ -110,17 +113,13 @@ async def test_stop_keeps_every_acknowledged_record(redis_url: str, tmp_path: Pa
 
 async def test_kill_at_any_moment_loses_only_the_last_records(redis_url: str, tmp_path: Path) -> None:
     """A copy of the folder, made while records arrive, is what SIGKILL would have left."""
-    folder, copies = tmp_path / "journal", []
+    folder, copies = tmp_path / "journal", [tmp_path / f"copy-{n}" for n in range(4)]
     async with life(folder, redis_url, tmp_path) as first:
-        publishing = asyncio.create_task(produce(first.settings, (DEAD_LETTERS,), 600))
-        while not publishing.done():
-            await asyncio.sleep(0)
-            if first.journal.files[Partition(DEAD_LETTERS, 0)].end >= 100 * len(copies):
-                copies.append(tmp_path / f"copy-{len(copies)}")
-                await asyncio.to_thread(shutil.copytree, folder, copies[-1])
-        await publishing
+        for copy in copies:
+            await eventually(first.is_kept, what="the journal has caught up")
+            copying = asyncio.to_thread(shutil.copytree, folder, copy)
+            await asyncio.gather(produce(first.settings, (DEAD_LETTERS,), 100), copying)
         before = await everything(first.settings, DEAD_LETTERS)
-    assert len(copies) >= 3
     for number, copy in enumerate(copies):
         (newest,) = sorted((copy / DEAD_LETTERS / "0").glob("*.log"))
         os.truncate(newest, max(0, newest.stat().st_size - number))  # a write that was under way
@@ -234,6 +233,39 @@ async def test_updates_that_nobody_read_are_processed_after_a_restart(redis_url:
             await eventually(letters, what="each bad record is a dead letter, once")
 
 
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [(Segments, "begin"), (Restore, "_name"), (MarkBook, "put"), (MarkBook, "remove"), (Segments, "drop_before")],
+)
+async def test_interrupted_restore_is_repeated(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: type, step: str
+) -> None:
+    """SIGKILL in the middle of a start: the next one finds old marks and files, or the new ones."""
+    folder = tmp_path / "journal"
+    async with life(folder, redis_url, tmp_path) as first, Producer(first.settings, "test") as producer:
+        for n in range(20):
+            await Events(producer).item(f"item-{n}", T0_MS)
+            await Events(producer).user(f"user-{n}", T0_MS, {"n": n})
+    calls = 0
+
+    def killed(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            async with life(folder, redis_url, tmp_path):
+                pass
+    assert calls
+    names = [f"item-{n}" for n in range(20)]
+    async with life(folder, redis_url, tmp_path) as again, worker(again.settings):
+        await eventually(lambda: are_stored(again.settings, *names), what="every item is stored")
+        kept = {record[3] for record in await everything(again.settings, USER_UPDATES)}
+        assert kept == {f"user-{n}".encode() for n in range(20)}
+
+
 async def test_commits_of_a_group_survive(redis_url: str, tmp_path: Path) -> None:
     (group, topic), *_ = EXPLAIN_GROUPS.items()
     places = {Partition(topic, 0): 3, Partition(topic, 1): 1}
@@ -341,13 +373,13 @@ async def test_full_disk_ends_the_journal_with_the_file_and_a_hint(redis_url: st
             await asyncio.wait_for(first.journal.failed(), 30)
 
 
-async def test_emptied_redis_is_noticed(redis_url: str, tmp_path: Path) -> None:
+async def test_emptied_redis_is_reported(redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with life(tmp_path / "journal", redis_url, tmp_path) as first, worker(first.settings):
         async with Producer(first.settings, "test") as producer:
             await Events(producer).item("one", T0_MS)
         await eventually(lambda: are_stored(first.settings, "one"), what="the item is stored")
     async with open_redis(first.settings) as redis:
         await redis.everywhere("FLUSHALL")
-    with pytest.raises(DataFolderError, match="Redis is empty"):
-        async with life(tmp_path / "journal", redis_url, tmp_path):
-            pass
+    async with life(tmp_path / "journal", redis_url, tmp_path) as again, worker(again.settings):
+        assert "redis.empty" in caplog.text
+        await eventually(lambda: are_stored(again.settings, "one"), what="the journal still has the item")
