@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Life:
     log: RawLog
     journal: Journal
     items: int
+    failed: asyncio.Task[None]
 
     async def is_kept(self) -> bool:
         """Whether the folder has every record that the broker has."""
@@ -53,13 +55,17 @@ async def life(
     async with EmbeddedBroker(counts) as broker:
         settings = nearline_settings(broker.bootstrap, redis_url, home)
         async with RawLog(settings) as log, Journal(broker, log, folder, counts) as journal:
-            async with open_redis(settings) as redis:
-                restore = Restore(settings, redis, log, journal, reader(settings))
-                await restore.logs()
-                await restore.items()
-                await restore.live()
-            journal.start()
-            yield Life(settings, log, journal, restore.count)
+            failed = asyncio.create_task(journal.failed())
+            try:
+                async with open_redis(settings) as redis:
+                    restore = Restore(settings, redis, log, journal, reader(settings))
+                    await restore.logs()
+                    await restore.items()
+                    await restore.live()
+                journal.start()
+                yield Life(settings, log, journal, restore.count, failed)
+            finally:
+                failed.cancel()
 
 
 async def everything(settings: Settings, topic: str) -> list[tuple[Any, ...]]:

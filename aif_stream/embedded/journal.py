@@ -18,7 +18,6 @@ Retention (docs/decisions/0016-data-folder.md):
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +32,7 @@ from aif_stream.bus.raw_log import RawLog, Stored
 from aif_stream.bus.topics import ITEM_UPDATES, MODEL_UPDATES, N2O_ROWS, USER_UPDATES
 from aif_stream.clock import monotonic_s
 from aif_stream.embedded.broker import EmbeddedBroker
-from aif_stream.embedded.segments import Segments, write_whole
+from aif_stream.embedded.segments import Segments, disk_errors, write_whole
 from aif_stream.errors import BusUnavailable, DataFolderError
 from aif_stream.telemetry import kv
 
@@ -77,18 +76,22 @@ class Journal:
         self.files = {partition: Segments(directory / partition.topic / str(partition.number)) for partition in kept}
         self.state = State()
         self._ending = asyncio.Event()
+        self._ended = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._synced_s = self._sure_s = 0.0
         self._sure: dict[str, dict[int, int]] = {}
 
     async def __aenter__(self) -> Self:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._refuse_foreign()
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                self.state = _STATE.decode((self._directory / "state.json").read_bytes())
-            except msgspec.DecodeError as error:
-                raise DataFolderError(f"{self._directory}/state.json is damaged: {error}") from None
+        state = self._directory / "state.json"
+        with disk_errors(state):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            if state.exists():
+                try:
+                    self.state = _STATE.decode(state.read_bytes())
+                except msgspec.DecodeError as error:
+                    hint = "restore it from a copy, or use another folder"
+                    raise DataFolderError(f"{state} is damaged: {error}", mend=hint) from None
         for files in self.files.values():
             files.open()
         return self
@@ -115,13 +118,13 @@ class Journal:
     def start(self) -> None:
         """Tail every topic from the end of its files."""
         self._task = asyncio.create_task(self._run(), name="journal")
+        self._task.add_done_callback(lambda _: self._ended.set())
 
     async def failed(self) -> None:
-        """Wait forever, or raise the error that stopped the journal."""
-        if self._task is None:
-            await asyncio.Event().wait()
-        else:
-            await asyncio.shield(self._task)
+        """Wait until the journal ends; raises the error that stopped it. May be called before ``start``."""
+        await self._ended.wait()
+        if self._task is not None:
+            self._task.result()
 
     async def save(self) -> None:
         """Flush all files and ``state`` to the disk."""

@@ -46,7 +46,7 @@ class Segments:
 
     def open(self) -> None:
         """List the files and truncate a torn batch at the end of the newest."""
-        with _disk(self._directory):
+        with disk_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             found = sorted(path for path in self._directory.glob(f"*{_SUFFIX}") if path.stem.isdigit())
             self._files = {int(path.stem): path.stat().st_size for path in found}
@@ -55,7 +55,7 @@ class Segments:
             return
         newest = next(reversed(self._files))
         self.end = self._mend(newest)
-        with _disk(self._path(newest)):
+        with disk_errors(self._path(newest)):
             self._last = os.open(self._path(newest), os.O_WRONLY | os.O_APPEND)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Segments:
         """Flush the newest file to the disk."""
         if self._unsynced:
             self._unsynced = False
-            with _disk(self._directory):
+            with disk_errors(self._directory):
                 os.fsync(self._last)
 
     def drop_before(self, offset: int) -> None:
@@ -130,7 +130,7 @@ class Segments:
         """Batches with records at ``after`` or later, oldest first. A damaged batch is logged, and the rest of its file
         is skipped."""
         for start in list(self._files):
-            with _disk(self._path(start)):
+            with disk_errors(self._path(start)):
                 data = self._path(start).read_bytes()
             size = 0
             for batch, end in entries(data):
@@ -143,21 +143,21 @@ class Segments:
     def _mend(self, start: int) -> int:
         """Truncate a file after its last intact batch. Returns the offset after that batch."""
         path = self._path(start)
-        with _disk(path):
+        with disk_errors(path):
             data = path.read_bytes()
         end, size = start, 0
         for batch, size_so_far in entries(data):
             end, size = batch.next_offset, size_so_far
         if size < len(data):
             log.warning(kv("journal.torn", file=path, kept_bytes=size, cut_bytes=len(data) - size, next_offset=end))
-            with _disk(path):
+            with disk_errors(path):
                 os.truncate(path, size)
         self._files[start] = size
         return end
 
     def _begin(self, offset: int) -> None:
         path = self._path(offset)
-        with _disk(path):
+        with disk_errors(path):
             self._last = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             _sync_directory(self._directory)
         self._files[offset] = 0
@@ -165,7 +165,7 @@ class Segments:
         self._unsynced = False
 
     def _remove(self, start: int) -> None:
-        with _disk(self._path(start)):
+        with disk_errors(self._path(start)):
             self._path(start).unlink()
         del self._files[start]
 
@@ -188,7 +188,7 @@ def entries(data: bytes) -> Iterator[tuple[Batch, int]]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace a file atomically and flush it to the disk. Does nothing if the content is unchanged."""
-    with _disk(path):
+    with disk_errors(path):
         with contextlib.suppress(FileNotFoundError):
             if path.read_bytes() == data:
                 return
@@ -211,7 +211,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Translate ``OSError`` into ``DataFolderError``."""
     try:
         yield

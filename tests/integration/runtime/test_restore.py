@@ -370,7 +370,7 @@ async def test_full_disk_ends_the_journal_with_the_file_and_a_hint(redis_url: st
                 os.close(files._last)
                 files._last = os.open("/dev/full", os.O_WRONLY)  # stands in for a disk that is full from now on
             await produce(first.settings, (BEHAVIORS,), 1)
-            await asyncio.wait_for(first.journal.failed(), 30)
+            await asyncio.wait_for(first.failed, 30)
 
 
 async def test_emptied_redis_is_reported(redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
