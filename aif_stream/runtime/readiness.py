@@ -66,4 +66,5 @@ async def explained(
             except (aiohttp.ClientError, TimeoutError) as error:
                 found = {"problem": repr(error)}
         if found.get("state") != State.COMPLETE:
-            report(f"the first explanation is not complete: {str(found)[:300]} → read the log of explain")
+            what = found.get("reason") or found.get("state") or str(found)[:300]
+            report(f"the first explanation is not complete: {what} → read the log of explain")
