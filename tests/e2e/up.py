@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-READY_S = 180  # seconds: torch in three processes, a training, a seed; 15 when nothing else runs
+READY_S = 280  # seconds: torch in three processes, a training, a seed; 15 when nothing else runs
 
 
 class Ended(NamedTuple):
