@@ -17,8 +17,10 @@ AifError                     what happened, where, and the next step
 ├── UpstreamError            retrieval failed, was slow, or answered nonsense
 ├── Overloaded               the server sheds this request
 ├── EmbeddedError            the development broker or Redis did not start
-├── TrainingDataError        a data set is unusable: names file, line and mend
-└── NonFiniteError           a model's loss, gradients, weights, rows or scores are not finite
+ ├── DataFolderError          the folder of `aif up --data` cannot be used
+ │   └── DataFolderConflict   … because it was created with other options
+ ├── TrainingDataError        a data set is unusable: names file, line and mend
+ └── NonFiniteError           a model's loss, gradients, weights, rows or scores are not finite
 """
 
 from __future__ import annotations
@@ -127,6 +129,14 @@ class Overloaded(AifError):
 
 class EmbeddedError(AifError):
     """The embedded broker, Redis or the local Kafka did not start."""
+
+
+class DataFolderError(AifError):
+    """The folder of ``aif up --data`` cannot be read, written or used by this release. Names the file."""
+
+
+class DataFolderConflict(DataFolderError):
+    """The folder was created with other options."""
 
 
 class TrainingDataError(AifError):

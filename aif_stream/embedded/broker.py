@@ -6,6 +6,7 @@ never takes the GIL, behind ``rd_kafka_mock_*``. The wheel's shared library is l
 
 - Log: in RAM, 5 MiB (as sent, so compression helps) or 100,000 batches per partition; then the oldest batch vanishes
   and ``auto_offset_reset="earliest"`` skips silently. One batch above 5 MiB is acknowledged and lost. No compaction.
+  Persistence is added by embedded/journal.py.
 - Time: record timestamps are the producer's (CreateTime), never LogAppendTime; the acknowledgement carries the constant
   timestamp 1234; ``offsets_for_times`` finds nothing.
 - Fetch: an idle fetch is not woken by a new record, it answers after the whole ``fetch_max_wait_ms`` (set 20 or less);
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import time
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from types import TracebackType
@@ -39,9 +41,13 @@ T = TypeVar("T")
 _DISTRIBUTION = "confluent-kafka"
 _PRODUCER = 0  # rd_kafka_type_t: any client type may own the cluster; a producer does the least on its own
 _ERROR_TEXT_BYTES = 512
+_PRODUCE, _NOT_LEADER = 0, 6  # API key and a retriable error code
+_REFUSALS = 65_536  # requests to refuse; a producer retries ten times a second
 _DEFAULT_REBALANCE_DELAY_MS = 100
 # The C calls only take a lock or join a thread (measured: 1 to 20 ms); a call that needs longer hangs.
 _CALL_DEADLINE_S = 20.0
+# The cluster's thread can miss a call that follows another at once, and then looks again after a second.
+_BETWEEN_CALLS_S = 0.002
 
 
 class EmbeddedBroker:
@@ -109,6 +115,13 @@ class EmbeddedBroker:
         """Listens again on the same ports with the same records."""
         await _in_thread(self._switch, "rd_kafka_mock_broker_set_up")
 
+    async def refuse_producers(self) -> None:
+        """Refuse every further append with a retriable error. Consumers are not affected.
+
+        Call it before reading the remaining records at a stop, so that none is acknowledged after the last read.
+        """
+        await _in_thread(self._refuse, _PRODUCE, _REFUSALS)
+
     def _open(self) -> None:
         library = self._library = _load()
         conf = library.rd_kafka_conf_new()
@@ -125,6 +138,7 @@ class EmbeddedBroker:
             )
         library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, self._rebalance_delay_ms)
         for name, partitions in self._topics.items():
+            time.sleep(_BETWEEN_CALLS_S)
             self._create(name, partitions)
         self._bootstrap = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
@@ -146,6 +160,11 @@ class EmbeddedBroker:
     def _switch(self, function: str) -> None:
         library, cluster = self._running()
         _raise_for(library, getattr(library, function)(cluster, -1), function)
+
+    def _refuse(self, request: int, times: int) -> None:
+        library, cluster = self._running()
+        errors = (ctypes.c_int * times)(*[_NOT_LEADER] * times)
+        library.rd_kafka_mock_push_request_errors_array(cluster, request, times, errors)
 
     def _running(self) -> tuple[ctypes.CDLL, int]:
         if self._library is None or self._cluster is None:
@@ -195,6 +214,10 @@ def _load() -> ctypes.CDLL:
         "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
         "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
         "rd_kafka_mock_broker_set_down": (number, [pointer, ctypes.c_int32]),
+        "rd_kafka_mock_push_request_errors_array": (
+            None,
+            [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)],
+        ),
         "rd_kafka_mock_broker_set_up": (number, [pointer, ctypes.c_int32]),
     }
     for name, (result, arguments) in signatures.items():

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from aif_stream.telemetry import kv
 log = logging.getLogger(__name__)
 
 _START_DEADLINE_S = 60.0  # reading a large append-only file back; an empty one takes 0.05 s
+_LOCK_POLL_S = 0.1
 _STOP_DEADLINE_S = 20.0  # SIGTERM writes and fsyncs the append-only file
 
 
@@ -30,6 +32,7 @@ class EmbeddedRedis:
     ``directory`` keeps the data between starts; None takes a temporary one that goes when the context ends. ``port`` 0
     picks a free one, kept over ``stop`` / ``kill9`` / ``start``. ``options`` adds to or overrides the server's settings
     (names as in redis.conf). Raises EmbeddedError when no executable is found or the server does not answer PING.
+    ``lock_wait_s``: how long to wait for the Redis of a killed owner to leave the directory.
 
     What survives: ``stop`` everything; ``kill9`` everything with ``appendfsync="always"``, and with "everysec" all but
     what Redis had not handed to the kernel yet (up to 2 s of writes while an fsync is slow).
@@ -42,9 +45,11 @@ class EmbeddedRedis:
         port: int = 0,
         appendfsync: Literal["always", "everysec", "no"] = "everysec",
         options: Mapping[str, str] | None = None,
+        lock_wait_s: float = 0.0,
     ) -> None:
         self._wanted_directory = directory
         self._wanted_port = port
+        self._lock_wait_s = lock_wait_s
         self._options = {
             "appendonly": "yes",
             "appendfsync": appendfsync,
@@ -87,7 +92,7 @@ class EmbeddedRedis:
             self._wanted_directory.mkdir(parents=True, exist_ok=True)
             self._directory = self._wanted_directory.resolve()
         try:
-            self._lock_fd = self._stack.enter_context(_lock(self._directory))
+            self._lock_fd = await self._locked()
             try:
                 await self._first_start(executable)
             except PortTaken:
@@ -128,6 +133,16 @@ class EmbeddedRedis:
         if self._server is None:
             raise EmbeddedError("the embedded Redis was never started", mend="enter its `async with` first")
         return self._server
+
+    async def _locked(self) -> int:
+        end_s = time.monotonic() + self._lock_wait_s
+        while True:
+            try:
+                return self._stack.enter_context(_lock(self._directory))
+            except EmbeddedError:
+                if time.monotonic() > end_s:
+                    raise
+                await asyncio.sleep(_LOCK_POLL_S)
 
     async def _first_start(self, executable: Path) -> None:
         self._port = self._wanted_port or free_ports(1)[0]

@@ -17,6 +17,8 @@ node losing it too is not seen; run replicas with WAIT-like guarantees (min-repl
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from aif_stream.errors import IndexRefused
 from aif_stream.index.connection import Redis
 from aif_stream.index.keys import mark_key
@@ -61,6 +63,16 @@ class MarkBook:
         before = b"" if expected is None else b"%d" % expected
         command = script("mark_advance").call([key], before, b"%d" % next_offset, self._servers.get(partition, b""))
         return bool(checked(await self._redis.execute([command], [key]))[0] == 1)
+
+    async def put(self, offsets: Mapping[int, int]) -> None:
+        """Set marks without a comparison: the same log got a new identity. Call it only while no worker runs."""
+        for partition, offset in offsets.items():
+            await self._redis.call("SET", mark_key(self._cluster, self._topic, partition), b"%d" % offset)
+
+    async def remove(self, partitions: Iterable[int]) -> None:
+        """Delete the marks of an identity that is no longer used."""
+        for partition in partitions:
+            await self._redis.call("DEL", mark_key(self._cluster, self._topic, partition))
 
 
 def _run_id(info: bytes) -> bytes:

@@ -105,9 +105,9 @@ class FactsKeeper:
 
     def wants(self, request_id: str, request: RankRequest) -> bool:
         """Whether this answer's facts are to be kept."""
-        if request.is_probe or request.replay:
+        if request.is_probe:
             return False
-        return bool(request.explain) or is_sampled(request_id, self._settings.explain_rate)
+        return bool(request.explain) or (not request.replay and is_sampled(request_id, self._settings.explain_rate))
 
     def offer(self, answered: Answered) -> bool:
         """Take an answer's facts; False when there is no room (counted)."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -15,9 +13,9 @@ from aif_stream.bus.groups import BEHAVIORS_GROUP, ITEMS_GROUP, USERS_GROUP
 from aif_stream.bus.lines import LineKind
 from aif_stream.bus.publisher import EventPublisher
 from aif_stream.bus.topics import BEHAVIORS, ITEM_UPDATES, USER_UPDATES
-from aif_stream.bus.watch import GroupWatch
 from aif_stream.clock import now_ms
 from aif_stream.errors import AifError
+from aif_stream.runtime.readers import Readers
 from aif_stream.settings import Settings
 from aif_stream.training.synthetic import Synthetic
 
@@ -31,10 +29,7 @@ _BEHAVIORS: Final = 1_000_000
 # The embedded broker forgets what is beyond 5 MiB of a partition. With 8 partitions, 600 bytes an item and lz4
 # this window is a fifth of that.
 WINDOW_RECORDS: Final = 20_000
-_END_FILE: Final = "behaviors-end-ms"
 _CHUNK_LINES: Final = 1_000
-_ASK_EVERY_S: Final = 0.05
-_STALLED_S: Final = 120.0
 _GROUPS: Final[dict[LineKind, tuple[str, str]]] = {
     "items": (ITEMS_GROUP, ITEM_UPDATES),
     "users": (USERS_GROUP, USER_UPDATES),
@@ -44,15 +39,10 @@ _GROUPS: Final[dict[LineKind, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Item ids 1 … items, user ids 1 … users; the same for every start.
-
-    ``end_ms``: time of the last behavior (None: now). Published again with the same one, behaviors are the same entries
-    of the histories; with another they would be new ones.
-    """
+    """Item ids 1 … items, user ids 1 … users; the same for every start."""
 
     items: int
     users: int
-    end_ms: int | None = None
 
     @property
     def generator(self) -> Synthetic:
@@ -64,34 +54,24 @@ class Catalogue:
             return self.generator.items()
         if kind == "users":
             return self.generator.profiles()
-        if not self.items:
-            return iter(())
         each = max(_FEWEST_PER_USER, min(_BEHAVIORS_PER_USER, _BEHAVIORS // max(self.users, 1)))
-        return self.generator.behaviors(each, end_ms=now_ms() if self.end_ms is None else self.end_ms)
-
-
-def kept_end_ms(directory: Path) -> int:
-    """The end of the behaviors that this folder's Redis was first seeded with, written down for its next starts."""
-    file = directory / _END_FILE
-    try:
-        return int(file.read_text())
-    except (FileNotFoundError, ValueError):
-        end_ms = now_ms()
-        file.write_text(f"{end_ms}\n")
-        return end_ms
+        return self.generator.behaviors(each, end_ms=now_ms())
 
 
 async def seed(settings: Settings, session: aiohttp.ClientSession, catalogue: Catalogue, report: Report) -> None:
-    """Publish everything and return when nearline and retrieval have read it.
+    """Publish everything and wait until nearline and retrieval have read it. Without items it does nothing.
 
     Raises ``AifError`` when a line is refused or a reader stands still.
     """
+    if not catalogue.items:
+        return
     async with EventPublisher(settings, source="aif-up") as publisher:
         for kind in _GROUPS:
-            async with _Readers(settings, session, kind) as readers:
+            group, topic = _GROUPS[kind]
+            async with Readers(settings, session, topic, group) as readers:
                 count = 0
 
-                async def paced(readers: _Readers = readers, kind: LineKind = kind) -> AsyncIterator[list[bytes]]:
+                async def paced(readers: Readers = readers, kind: LineKind = kind) -> AsyncIterator[list[bytes]]:
                     nonlocal count
                     for chunk in _chunks(catalogue.lines(kind)):
                         count += len(chunk)
@@ -107,54 +87,6 @@ async def seed(settings: Settings, session: aiohttp.ClientSession, catalogue: Ca
                 report(f"published {count:,} {kind}")
 
 
-class _Readers:
-    """How far the slowest reader of one topic is."""
-
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession, kind: LineKind) -> None:
-        group, self._topic = _GROUPS[kind]
-        self._watch = GroupWatch(settings, group, [self._topic])
-        self._session = session
-        self._metrics = f"{settings.retrieval_urls}/metrics"
-
-    async def __aenter__(self) -> _Readers:
-        await self._watch.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._watch.__aexit__(*error)
-
-    async def wait_within(self, records: int) -> None:
-        """Return when every reader has read the first ``records`` of the topic."""
-        if records <= 0:
-            return
-        best, since_s = -1, asyncio.get_running_loop().time()
-        while (read := min(await self._nearline(), await self._retrieval())) < records:
-            now_s = asyncio.get_running_loop().time()
-            if read > best:
-                best, since_s = read, now_s
-            elif now_s - since_s > _STALLED_S:
-                raise AifError(
-                    f"{self._topic}: {read:,} of {records:,} records read, none for {_STALLED_S:.0f} s",
-                    mend="read the logs of nearline and retrieval",
-                )
-            await asyncio.sleep(_ASK_EVERY_S)
-
-    async def _nearline(self) -> int:
-        return sum(standing.committed or 0 for standing in (await self._watch.standing()).values())
-
-    async def _retrieval(self) -> int:
-        """Retrieval reads without a group; its counter says how far it is (users do not concern it)."""
-        if self._topic == USER_UPDATES:
-            return 1 << 62
-        wanted = f'aif_events_consumed_total{{lane="retrieval {self._topic}"}} '
-        try:
-            async with self._session.get(self._metrics) as reply:
-                lines = (await reply.text()).splitlines()
-        except (aiohttp.ClientError, TimeoutError):
-            return 0
-        return next((int(float(line.removeprefix(wanted))) for line in lines if line.startswith(wanted)), 0)
-
-
 def _chunks(lines: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
     chunk: list[bytes] = []
     for line in lines:
@@ -164,24 +96,3 @@ def _chunks(lines: Iterable[dict[str, Any]]) -> Iterator[list[bytes]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-async def answered_in_full(
-    settings: Settings, session: aiohttp.ClientSession, catalogue: Catalogue, report: Report
-) -> None:
-    """Return when a rank request is answered without a ``degraded`` reason. Raises ``AifError`` after two minutes."""
-    if not catalogue.items or not catalogue.users:
-        return
-    end_s = asyncio.get_running_loop().time() + _STALLED_S
-    answer: Any = None
-    while asyncio.get_running_loop().time() < end_s:
-        try:
-            async with session.post(f"{settings.serve_url}/v1/rank", json={"user_id": "1", "k": 10}) as reply:
-                answer = await reply.json(content_type=None)
-                if reply.status == 200 and answer["items"] and not answer["degraded"]:
-                    return
-        except (aiohttp.ClientError, TimeoutError) as error:
-            answer = repr(error)
-        report("first request not answered in full yet")
-        await asyncio.sleep(0.5)
-    raise AifError(f"the first request is not answered in full: {str(answer)[:300]}", mend="read the logs of serve")

@@ -21,7 +21,7 @@ _DEADLINE_S: Final = 600.0
 
 
 async def first_model(settings: Settings, catalogue: Catalogue, report: Report) -> None:
-    """Train (unless ``models_dir`` has it from an earlier start), publish and activate.
+    """Train (unless ``models_dir`` has it from an interrupted start), publish and activate.
 
     Nothing happens without a catalogue. Raises ``EmbeddedError`` with the trainer's last lines.
     """

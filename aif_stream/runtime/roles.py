@@ -51,6 +51,10 @@ class Roles:
         self._running.append(process)
         return process
 
+    def named(self, role: str) -> ServerProcess:
+        """The process of a started role."""
+        return next(process for process in self._running if process.name == f"aif {role}")
+
     async def watch(self) -> None:
         """Return never while every role lives; raises ``AifError`` naming the role that ended, how, and its log."""
         while True:

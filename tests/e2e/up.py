@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-READY_S = 180  # seconds: torch in three processes, a training, a seed; 15 when nothing else runs
+READY_S = 280  # seconds: torch in three processes, a training, a seed; 15 when nothing else runs
 
 
 class Ended(NamedTuple):
@@ -34,18 +35,24 @@ class Up:
     process: asyncio.subprocess.Process
     err: Path
     http: aiohttp.ClientSession
+    ready_line: str
+
+    async def stop(self) -> None:
+        """SIGTERM, as a person stops it."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert await self.process.wait() == 0, self.err.read_text()
+
+    async def kill9(self) -> None:
+        """SIGKILL to every process of it at once, Redis included."""
+        for pid in family(self.home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.process.wait()
 
     async def aif(self, *words: str) -> Ended:
         """Another verb, which knows nothing but AIF_HOME."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aif_stream", *words),
-            env=_environ(self.home),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        return Ended(process.returncode or 0, out.decode(), err.decode())
+        return await ended(self.home, *words)
 
     async def json(self, *words: str) -> Any:
         """The one JSON document that a verb prints."""
@@ -84,13 +91,15 @@ def _environ(home: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(home: Path, *, items: int, users: int, more: tuple[str, ...] = ()) -> AsyncIterator[Up]:
+async def running(
+    home: Path, *, items: int | None = None, users: int | None = None, more: tuple[str, ...] = ()
+) -> AsyncIterator[Up]:
     """``aif up`` from its start to its ready line; killed at the end, with its children, if it still runs."""
     err = home.parent / f"{home.name}.err"
-    words = ("up", "--items", str(items), "--users", str(users), "--port", "0", *more)
+    numbers = [word for name, n in (("--items", items), ("--users", users)) if n is not None for word in (name, str(n))]
     with err.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aif_stream", *words),
+            *(sys.executable, "-m", "aif_stream", "up", *numbers, "--port", "0", *more),
             env=_environ(home),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -100,14 +109,29 @@ async def running(home: Path, *, items: int, users: int, more: tuple[str, ...] =
     try:
         async with aiohttp.ClientSession() as http, asyncio.timeout(None) as patience:
             patience.reschedule(asyncio.get_running_loop().time() + READY_S)
-            line = (await process.stdout.readline()).decode()
+            line = (await process.stdout.readline()).decode().rstrip("\n")
             patience.reschedule(None)
             assert line.startswith("ready http://127.0.0.1:"), f"{line!r}\n{err.read_text()}"
-            yield Up(home, line.removeprefix("ready ").strip(), process, err, http)
+            yield Up(home, line.split()[1], process, err, http, line)
     finally:
         for pid in family(home):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await process.communicate()
+
+
+async def ended(home: Path, *words: str) -> Ended:
+    """``aif …`` that should end by itself."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aif_stream", *words),
+        env=_environ(home),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(READY_S):
+        out, err = await process.communicate()
+    return Ended(process.returncode or 0, out.decode(), err.decode())
 
 
 def family(home: Path) -> dict[int, str]:

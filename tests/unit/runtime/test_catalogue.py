@@ -1,13 +1,16 @@
-"""What `aif up --data` seeds again is what it seeded first."""
+"""The synthetic catalogue of `aif up`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import aiohttp
 
-from aif_stream.runtime.catalogue import Catalogue, kept_end_ms
+from aif_stream.runtime.catalogue import Catalogue, seed
+from aif_stream.settings import Settings
 
 
-def test_behaviors_seeded_again_into_a_folder_are_the_same_ones(tmp_path: Path) -> None:
-    first, again = (list(Catalogue(50, 3, kept_end_ms(tmp_path)).lines("behaviors")) for _ in range(2))
-    assert first
-    assert again == first
+async def test_catalogue_without_items_publishes_nothing() -> None:
+    """No broker is needed for it."""
+    reports: list[str] = []
+    async with aiohttp.ClientSession() as session:
+        await seed(Settings(kafka_bootstrap="127.0.0.1:1"), session, Catalogue(0, 500), reports.append)
+    assert reports == []
